@@ -1,0 +1,151 @@
+"""A real server in a process of its own, and a client that speaks bytes."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from tq import lifecycle
+from tq.audit import audit
+from tq.store.lmdb import LmdbStore
+
+ROOT = Path(__file__).parent.parent
+START_SECONDS = 30  # a hundred times what a start takes, for a machine that is busy
+
+
+class Reply:
+    def __init__(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        self.status = status
+        self.headers = headers
+        self.body = body
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    def __repr__(self) -> str:
+        return f"Reply({self.status}, {self.body[:200]!r})"
+
+
+class Server:
+    """Starts on a free port of the loopback; `stop`, `kill` or the end of a `with` ends it."""
+
+    def __init__(
+        self,
+        data_dir: Path | str,
+        *flags: str,
+        wrapper: tuple[str, ...] = (),
+        env: dict[str, str] | None = None,
+    ) -> None:
+        self.data_dir = data_dir
+        command = [*wrapper, sys.executable, "-m", "tq", "serve", "--port", "0"]
+        self.process = subprocess.Popen(
+            [*command, "--data-dir", str(data_dir), *flags],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=ROOT,
+            env={**os.environ, **(env or {})},
+        )
+        self.banner = self._read_banner()
+        found = re.search(r"http://127\.0\.0\.1:(\d+)", self.banner)
+        if not found:
+            self.kill()
+            raise AssertionError(f"no address in {self.banner!r}")
+        self.port = int(found[1])
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def _read_banner(self) -> str:
+        assert self.process.stdout is not None
+        ready, _, _ = select.select([self.process.stdout], [], [], START_SECONDS)
+        line = self.process.stdout.readline().decode() if ready else ""
+        if not line:
+            self.process.kill()
+            _, errors = self.process.communicate()
+            raise AssertionError(f"the server did not start: {errors.decode()}")
+        return line
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.kill()
+        self._close_pipes()
+
+    def _close_pipes(self) -> None:
+        for pipe in (self.process.stdout, self.process.stderr):
+            if pipe:
+                pipe.close()
+
+    def stop(self) -> int:
+        """SIGTERM; the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(START_SECONDS)
+
+    def kill(self) -> None:
+        """SIGKILL, as a crash."""
+        self.process.kill()
+        self.process.wait()
+
+    def errors(self) -> str:
+        """What it wrote on stderr; only after it ended."""
+        assert self.process.stderr is not None
+        return self.process.stderr.read().decode()
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        headers: dict[str, str] | None = None,
+    ) -> Reply:
+        """One request on a connection of its own. A body that is not bytes is sent as JSON."""
+        raw = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        try:
+            connection.request(method, path, raw, headers or {})
+            response = connection.getresponse()
+            return Reply(response.status, dict(response.headers.items()), response.read())
+        finally:
+            connection.close()
+
+    def raw(self, data: bytes, timeout: float = 10) -> bytes:
+        """Send bytes, say that there are no more, and read until the server closes."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=timeout) as connection:
+            connection.sendall(data)
+            connection.shutdown(socket.SHUT_WR)
+            return b"".join(iter(lambda: connection.recv(65_536), b""))
+
+
+def open_store(path: Path, **options: Any) -> LmdbStore:
+    """The engine on disk as the server opens it, with a small reserve."""
+    options = {"max_spaces": lifecycle.MAX_SPACES, "reserve_bytes": 1 << 20, **options}
+    return LmdbStore(path, lifecycle.apply, **options)
+
+
+def findings(path: Path) -> list[str]:
+    """All that is wrong in a data directory that no server holds."""
+    store = open_store(path)
+    try:
+        return store.check() + store.read(audit)
+    finally:
+        store.close()
+
+
+def wait_until(condition: Any, seconds: float = 10) -> None:
+    """Wait for a condition that another process or thread brings about."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds} s")
+        time.sleep(0.005)

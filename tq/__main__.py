@@ -1,0 +1,5 @@
+"""`python -m tq`."""
+
+from tq.cli import main
+
+main(prog_name="tq")

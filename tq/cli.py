@@ -1,0 +1,116 @@
+"""The command line: flags to settings, and the one place where the concrete parts are put together."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from tq import __version__, lifecycle
+from tq.broker import Broker
+from tq.errors import EXIT_STORAGE_FAILED, EXIT_USAGE, StartError
+from tq.settings import Settings
+from tq.store import Store
+from tq.web.server import Application, Server
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="tq")
+def main() -> None:
+    """tq: a durable message queue that speaks HTTP."""
+
+
+def _setting_options(command: Any) -> Any:
+    """One option for each row of the settings table."""
+    for field in reversed(msgspec.structs.fields(Settings)):
+        info = msgspec.inspect.type_info(field.type)
+        assert isinstance(info, msgspec.inspect.Metadata)
+        command = click.option(
+            "--" + field.name.replace("_", "-"),
+            envvar="TQ_" + field.name.upper(),
+            show_envvar=True,
+            type=_TYPES[type(info.type)],
+            default=field.default,
+            show_default=True,
+            help=(info.extra_json_schema or {})["description"],
+        )(command)
+    return command
+
+
+_TYPES = {
+    msgspec.inspect.StrType: click.STRING,
+    msgspec.inspect.IntType: click.INT,
+    msgspec.inspect.FloatType: click.FLOAT,
+}
+
+
+@main.command()
+@_setting_options
+def serve(**flags: Any) -> None:
+    """Run the server until SIGTERM or SIGINT."""
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        settings = _settings(flags)
+        sys.exit(asyncio.run(_serve(settings)))
+    except StartError as error:
+        click.echo(f"tq: {error}", err=True)
+        sys.exit(error.exit_code)
+
+
+def _settings(flags: dict[str, Any]) -> Settings:
+    """Raises StartError that names the flag when a value is out of its range."""
+    try:
+        return msgspec.convert(flags, Settings)
+    except msgspec.ValidationError as error:
+        what, _, name = str(error).rpartition(" - at `$.")
+        flag = "--" + name.rstrip("`").replace("_", "-")
+        raise StartError(f"{what} for {flag}.", EXIT_USAGE) from error
+
+
+async def _serve(settings: Settings) -> int:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, stop.set)
+    store = open_store(settings)
+    broker = Broker(store, settings)
+    server = Server(Application(broker, settings))
+    try:
+        urls = server.listen()
+        click.echo(f"tq {__version__} listens on {' and '.join(urls)}, data in {settings.data_dir}")
+        await _first(stop, broker.failed)
+        await server.close()
+    finally:
+        await broker.close()
+    return EXIT_STORAGE_FAILED if broker.failed.is_set() else 0
+
+
+def open_store(settings: Settings) -> Store:
+    """The engine that `data_dir` asks for. Raises StartError."""
+    if settings.data_dir == "memory:":
+        from tq.store.memory import MemoryStore
+
+        return MemoryStore(lifecycle.apply)
+    from tq.store.lmdb import LmdbStore
+
+    return LmdbStore(
+        Path(settings.data_dir),
+        lifecycle.apply,
+        max_spaces=lifecycle.MAX_SPACES,
+        reserve_bytes=settings.reserve_bytes,
+        max_store_bytes=settings.max_store_bytes or None,
+    )
+
+
+async def _first(*events: asyncio.Event) -> None:
+    """Wait until one of the events is set."""
+    waits = [asyncio.ensure_future(event.wait()) for event in events]
+    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    for wait in waits:
+        wait.cancel()

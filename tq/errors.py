@@ -1,0 +1,140 @@
+"""Every way a request can fail, as one tree.
+
+    TqError                          code                     status
+    ├── InvalidRequest               invalid_request             400
+    ├── InvalidQueueName             invalid_queue_name          400
+    ├── HostMissing                  invalid_host                400
+    ├── NotFound                     not_found                   404
+    │   ├── QueueNotFound            queue_not_found             404
+    │   └── MessageNotFound          message_not_found           404
+    ├── MethodNotAllowed             method_not_allowed          405
+    ├── QueueExists                  queue_exists                409
+    ├── QueueNotEmpty                queue_not_empty             409
+    ├── MessageTooLarge              message_too_large           413
+    ├── UnsupportedMediaType         unsupported_media_type      415
+    ├── TooManyQueues                too_many_queues             429
+    ├── HeadersTooLarge              headers_too_large           431
+    ├── InternalError                internal_error              500
+    ├── Overloaded                   overloaded                  503
+    ├── StorageFailed                storage_failed              503
+    └── StorageFull                  storage_full                507
+
+A `code` is for programs and never changes; `title` is the same sentence for every error of its kind;
+`detail` says what is wrong with this one. `retry_after_s` is set where trying again later can help.
+
+`StartError` stands apart: it ends the start of a server and carries the exit code of the process.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class TqError(Exception):
+    """Base of every error that a client is told about."""
+
+    code: ClassVar[str]
+    status: ClassVar[int]
+    title: ClassVar[str]
+    retry_after_s: ClassVar[int | None] = None
+
+    def __init__(self, detail: str = "") -> None:
+        super().__init__(detail or self.title)
+        self.detail = detail or self.title
+
+
+class InvalidRequest(TqError):
+    code, status, title = "invalid_request", 400, "The request is not valid."
+
+
+class InvalidQueueName(TqError):
+    code, status = "invalid_queue_name", 400
+    title = "A queue name is 1 to 80 of A-Z, a-z, 0-9, '.', '_' and '-', and begins with a letter or a digit."
+
+
+class HostMissing(TqError):
+    code, status, title = "invalid_host", 400, "An HTTP/1.1 request has exactly one Host header."
+
+
+class NotFound(TqError):
+    code, status, title = "not_found", 404, "There is nothing at this path."
+
+
+class QueueNotFound(NotFound):
+    code, title = "queue_not_found", "There is no queue of this name."
+
+
+class MessageNotFound(NotFound):
+    code, title = "message_not_found", "There is no message with this id in the queue."
+
+
+class MethodNotAllowed(TqError):
+    code, status, title = "method_not_allowed", 405, "This path does not take this method."
+
+
+class QueueExists(TqError):
+    code, status = "queue_exists", 409
+    title = "A queue of this name exists with other settings."
+
+
+class QueueNotEmpty(TqError):
+    code, status, title = "queue_not_empty", 409, "The queue still holds messages."
+
+
+class MessageTooLarge(TqError):
+    code, status, title = "message_too_large", 413, "The message or the request body is too large."
+
+
+class UnsupportedMediaType(TqError):
+    code, status, title = "unsupported_media_type", 415, "This content type is not taken here."
+
+
+class TooManyQueues(TqError):
+    code, status, title = "too_many_queues", 429, "The server holds as many queues as it may."
+
+
+class HeadersTooLarge(TqError):
+    code, status, title = "headers_too_large", 431, "The request line and headers are too large."
+
+
+class InternalError(TqError):
+    code, status, title = "internal_error", 500, "The server failed; its log says how."
+
+
+class Overloaded(TqError):
+    code, status, title = "overloaded", 503, "Too much work is waiting; try again."
+    retry_after_s = 1
+
+
+class StorageFailed(TqError):
+    code, status = "storage_failed", 503
+    title = "The storage failed; whether the request took effect is unknown."
+    retry_after_s = 5
+
+
+class StorageFull(TqError):
+    code, status = "storage_full", 507
+    title = "There is no room for new messages; receiving goes on."
+    retry_after_s = 10
+
+
+class StartError(Exception):
+    """The server cannot start. The message is one sentence that names the flag to use."""
+
+    def __init__(self, sentence: str, exit_code: int) -> None:
+        super().__init__(sentence)
+        self.exit_code = exit_code
+
+
+EXIT_USAGE = 2  # a flag or variable is wrong; click's own code for it
+EXIT_ADDRESS = 3  # the port is taken or the host cannot be bound
+EXIT_DATA = 4  # the data directory cannot be used
+EXIT_STORAGE_FAILED = 5  # a write or sync failed while serving
+
+
+def all_errors(base: type[TqError] = TqError) -> list[type[TqError]]:
+    """Every class of the tree below `base`, parents before children."""
+    found: list[type[TqError]] = []
+    for child in base.__subclasses__():
+        found += [child, *all_errors(child)]
+    return found

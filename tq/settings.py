@@ -1,0 +1,75 @@
+"""Every knob of the server: name, type, bounds, default and reason, in one table.
+
+The field `data_dir` is the flag `--data-dir` and the environment variable `TQ_DATA_DIR`; likewise the others. A flag
+beats its variable. The command line, its help and the documentation are made from this table.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from tq.model import MAX_MESSAGE_BYTES
+
+_MIB = 1024 * 1024
+
+
+class Settings(Struct, frozen=True):
+    host: Annotated[
+        str,
+        Meta(description="Address to listen on. 'localhost' is 127.0.0.1 and ::1 both."),
+    ] = "localhost"
+    port: Annotated[
+        int,
+        Meta(ge=0, le=65_535, description="TCP port to listen on; 0 takes any free one."),
+    ] = 8000
+    data_dir: Annotated[
+        str,
+        Meta(
+            description="Directory of the messages, made when absent. 'memory:' keeps them in memory only, for tests."
+        ),
+    ] = "/workdir/data"
+    max_body_bytes: Annotated[
+        int,
+        Meta(
+            ge=1024,
+            le=2 * MAX_MESSAGE_BYTES,
+            description="Largest request body, which is held in memory while it arrives.",
+        ),
+    ] = 16 * _MIB
+    max_header_bytes: Annotated[
+        int,
+        Meta(
+            ge=1024,
+            le=_MIB,
+            description="Largest request line and headers together; browsers and proxies stay below.",
+        ),
+    ] = 32 * 1024
+    max_waiting_commands: Annotated[
+        int,
+        Meta(
+            ge=1,
+            description="Commands that may wait for a commit; more get 503, so that the wait stays short.",
+        ),
+    ] = 10_000
+    max_waiting_bytes: Annotated[
+        int,
+        Meta(ge=1024, description="Content that may wait for a commit; more gets 503."),
+    ] = 64 * _MIB
+    max_store_bytes: Annotated[
+        int,
+        Meta(ge=0, description="Quota of the data file; 0 is as much as the disk holds."),
+    ] = 0
+    reserve_bytes: Annotated[
+        int,
+        Meta(
+            ge=_MIB,
+            description="Free room below which sends get 507, so that receiving can go on. "
+            "As much again is kept allocated. At most an eighth of the disk is used for each.",
+        ),
+    ] = 16 * _MIB
+    shutdown_seconds: Annotated[
+        float,
+        Meta(ge=0, le=3600, description="How long a stop waits for requests in hand to finish."),
+    ] = 5.0

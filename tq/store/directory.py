@@ -1,0 +1,175 @@
+"""The data directory: what lies in it, who holds it, and whether its data file may be opened at all.
+
+    FORMAT      the format of the directory, one line; written last when the directory is made
+    data.mdb    LMDB's data file
+    lock.mdb    LMDB's table of readers
+    server.lock held with flock(2) by the one server that writes
+    reserve     allocated room that is given up when the disk is full, so that consumers can go on
+
+LMDB makes an empty database out of a missing or empty file, and a file that was cut short kills the process with
+SIGBUS when a missing page is touched. So the file is judged here, by reading it, before LMDB sees it. What FORMAT
+says decides:
+
+    FORMAT        data.mdb      what it means
+    missing       missing       a new directory: make it
+    "… creating"  any           making it was cut off before anything was stored: make it again
+    current       sound         open it
+    current       missing, cut  refuse: data was lost
+    missing       there         refuse: not made by tq, or FORMAT was lost
+    another       any           refuse: made by another version
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+from contextlib import suppress
+from pathlib import Path
+
+from tq.errors import EXIT_DATA, StartError
+
+FORMAT = "tq 1"
+CREATING = "tq 1 creating"
+DATA_FILE = "data.mdb"
+LOCK_FILE = "lock.mdb"
+
+_META_PAGE = struct.Struct("<QHHHH IIQQ IHHQQQQQ IHHQQQQQ QQ")  # mdb.c: MDB_page, MDB_meta
+_META_FLAG = 0x08
+_MAGIC = 0xBEEFC0DE
+_DATA_VERSION = 1
+
+
+class DataDirectory:
+    """Holds a directory for one server, from `__init__` to `close`."""
+
+    def __init__(self, path: Path) -> None:
+        """Make the directory when it is absent and take its lock. Raises StartError."""
+        self.path = path
+        try:
+            _make(path)
+            self._lock = os.open(path / "server.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StartError(
+                f"The data directory {path} cannot be used ({error.strerror}); choose another with --data-dir.",
+                EXIT_DATA,
+            ) from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self._lock)
+            raise StartError(
+                f"The data directory {path} is held by another tq server; "
+                f"stop that one or choose another directory with --data-dir.",
+                EXIT_DATA,
+            ) from error
+
+    def close(self) -> None:
+        os.close(self._lock)
+
+    def is_new(self) -> bool:
+        """Judge what is there by the table above. Raises StartError where it must not be touched."""
+        found = self._read_format()
+        has_data = (self.path / DATA_FILE).exists()
+        if found == CREATING or (found is None and not has_data):
+            return True
+        if found is None:
+            raise self._refuse("holds a data.mdb but no FORMAT file, so it is not known to be tq's")
+        if found != FORMAT:
+            raise self._refuse(f"has the format {found!r}, and this version of tq reads {FORMAT!r}")
+        if not has_data:
+            raise self._refuse("has lost its data.mdb; restore it from a backup")
+        return False
+
+    def begin_creation(self) -> None:
+        for name in (DATA_FILE, LOCK_FILE):
+            (self.path / name).unlink(missing_ok=True)
+        self._write_format(CREATING)
+
+    def end_creation(self) -> None:
+        self._write_format(FORMAT)
+
+    def missing_pages(self) -> int:
+        """How many pages the data file is short of what its newest meta page counts.
+
+        A few may be missing from a sound file: LMDB does not write pages at the end that were taken and freed again
+        in one transaction. Whoever gets more than 0 must verify the file's structure before opening it. Raises
+        StartError.
+        """
+        path = self.path / DATA_FILE
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            first = file.read(_META_PAGE.size)
+            if len(first) < _META_PAGE.size:
+                raise self._refuse(f"has a data.mdb of only {size} bytes; restore it from a backup")
+            page_bytes = _META_PAGE.unpack(first)[9]
+            if page_bytes not in (1 << shift for shift in range(9, 17)):
+                raise self._refuse("has a damaged data.mdb (page size); restore it from a backup")
+            file.seek(page_bytes)
+            second = file.read(_META_PAGE.size)
+        if len(second) < _META_PAGE.size:
+            raise self._refuse(f"has a data.mdb of only {size} bytes; restore it from a backup")
+        metas = [_META_PAGE.unpack(page) for page in (first, second)]
+        for meta in metas:
+            if not meta[2] & _META_FLAG or meta[5:7] != (_MAGIC, _DATA_VERSION):
+                raise self._refuse("has a damaged data.mdb (meta page); restore it from a backup")
+        _, last_page = max((int(meta[-1]), int(meta[-2])) for meta in metas)
+        return max(0, last_page + 1 - size // int(page_bytes))
+
+    def disk_free_bytes(self) -> int:
+        figures = os.statvfs(self.path)
+        return figures.f_bavail * figures.f_frsize
+
+    def disk_total_bytes(self) -> int:
+        figures = os.statvfs(self.path)
+        return figures.f_blocks * figures.f_frsize
+
+    def fill_reserve(self, size: int) -> None:
+        """Allocate the reserve; a disk too full for it leaves it empty."""
+        with suppress(OSError), (self.path / "reserve").open("ab") as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+
+    def empty_reserve(self) -> bool:
+        """Give the reserve's room back to the disk; False when there was none."""
+        path = self.path / "reserve"
+        if not path.exists() or path.stat().st_size == 0:
+            return False
+        os.truncate(path, 0)
+        return True
+
+    def _read_format(self) -> str | None:
+        try:
+            return (self.path / "FORMAT").read_text(encoding="utf-8", errors="replace").strip()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise self._refuse(f"cannot be read ({error.strerror})") from error
+
+    def _write_format(self, text: str) -> None:
+        temporary = self.path / "FORMAT.new"
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(self.path / "FORMAT")
+        sync_directory(self.path)
+
+    def _refuse(self, why: str) -> StartError:
+        return StartError(f"The data directory {self.path} {why}; or choose another with --data-dir.", EXIT_DATA)
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable; LMDB itself never does."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _make(path: Path) -> None:
+    """Make the directory and its parents, only the owner's to enter, and make their names durable."""
+    missing = [parent for parent in (path, *path.parents) if not parent.exists()]
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for made in reversed(missing):
+        sync_directory(made.parent)

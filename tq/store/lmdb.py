@@ -1,0 +1,363 @@
+"""The engine on disk: one LMDB environment, one writer, every group of commands one synced transaction.
+
+LMDB is opened with its safe defaults and nothing else: a commit writes the pages, `fdatasync`s them, and then writes
+the meta page through a descriptor opened with O_DSYNC. The map is huge and constant; it is address space, not memory
+or disk.
+
+*Room.* When LMDB runs out of disk even a delete fails, because it copies pages before it changes them. So commands
+that grow the store are refused with StorageFull while less than the reserve is left (free disk and free pages in the
+file together), and the data directory keeps as much again allocated in a file that is emptied when the disk is full
+all the same.
+
+*Handles.* `mdb_dbi_open` may be in use by one transaction at a time, so only the writer opens sub-databases: all that
+exist at the start, the others when they are made. Dropping one closes its handle, which no reader may be using:
+`_closing` sees to that.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from threading import Lock
+from typing import Any, TypeVar
+
+import lmdb
+from lmdb import verify
+
+from tq.errors import EXIT_DATA, StartError, StorageFailed, StorageFull
+from tq.model import Command, StorageInfo
+from tq.store import Apply, Space
+from tq.store.directory import DATA_FILE, DataDirectory
+
+T = TypeVar("T")
+
+MAP_BYTES = 1 << 40  # 1 TiB of address space; a file never shrinks, so the bound is the disk or the quota
+MAX_READERS = 126  # LMDB's own default: this process uses one slot a thread, and tools a few more
+READER_CHECK_S = 5.0  # how often the slots of readers that died are freed
+
+_FULL_CODES = (errno.ENOSPC, errno.EDQUOT)
+
+log = logging.getLogger("tq.store")
+
+
+class LmdbStore:
+    """Keeps the `Store` contract."""
+
+    def __init__(
+        self,
+        path: Path,
+        apply: Apply,
+        *,
+        max_spaces: int,
+        reserve_bytes: int,
+        max_store_bytes: int | None = None,
+    ) -> None:
+        """Open the directory, or make it. Raises StartError."""
+        self._apply = apply
+        self._max_spaces = max_spaces
+        self._max_store_bytes = max_store_bytes
+        self._handles: dict[bytes, Any] = {}
+        self._closing = Lock()
+        self._directory = DataDirectory(path)
+        try:
+            self._env = self._open()
+        except BaseException:
+            self._directory.close()
+            raise
+        self._page_bytes: int = self._env.stat()["psize"]
+        # A small disk (a tmpfs of 8 MB) must not be all reserve.
+        self._reserve_bytes = min(reserve_bytes, self._directory.disk_total_bytes() // 8)
+        self._fill_reserve()
+        self._readers_checked_at = 0.0
+
+    def _open(self) -> lmdb.Environment:
+        directory = self._directory
+        is_new = directory.is_new()
+        if is_new:
+            directory.begin_creation()
+        else:
+            self._judge_data_file()
+        try:
+            env = lmdb.open(
+                str(directory.path),
+                map_size=MAP_BYTES,
+                max_dbs=self._max_spaces,
+                max_readers=MAX_READERS,
+                max_spare_txns=0,
+                mode=0o600,
+                lib_version=0,
+            )
+            with env.begin(write=True) as txn:
+                for name in env.dbs(txn):
+                    self._handles[name] = env.open_db(name, txn=txn, create=False)
+        except lmdb.Error as error:
+            raise StartError(
+                f"LMDB cannot open the data directory {directory.path} ({error}); choose another with --data-dir.",
+                EXIT_DATA,
+            ) from error
+        if is_new:
+            env.sync(True)
+            directory.end_creation()
+        return env
+
+    def _judge_data_file(self) -> None:
+        missing = self._directory.missing_pages()
+        if not missing:
+            return
+        log.warning("data.mdb ends %d pages early: verifying its structure", missing)
+        findings = _verify(self._directory.path)
+        if findings:
+            raise StartError(
+                f"The data.mdb in {self._directory.path} was cut short ({findings[0]}); "
+                f"restore it from a backup or choose another directory with --data-dir.",
+                EXIT_DATA,
+            )
+
+    # --- the writer's side -------------------------------------------------------------
+
+    def commit(self, commands: Sequence[Command], now_ms: int) -> list[Any]:
+        self._check_readers()
+        if self._available_bytes() >= self._reserve_bytes:
+            return self._commit_group(commands, now_ms)
+        results = iter(self._commit_group([c for c in commands if not c.grows], now_ms))
+        return [StorageFull() if command.grows else next(results) for command in commands]
+
+    def _commit_group(self, commands: Sequence[Command], now_ms: int) -> list[Any]:
+        if len(commands) > 1:
+            try:
+                return self._transact(commands, now_ms)
+            except StorageFailed:
+                raise
+            except Exception:
+                log.warning("a group of %d commands failed; running each alone", len(commands))
+        return [self._commit_alone(command, now_ms) for command in commands]
+
+    def _commit_alone(self, command: Command, now_ms: int) -> Any:
+        try:
+            return self._transact([command], now_ms)[0]
+        except StorageFailed:
+            raise
+        except StorageFull as full:
+            if command.grows or not self._directory.empty_reserve():
+                return full
+            log.warning("the disk is full: the reserve is released")
+            return self._commit_alone(command, now_ms)
+        except Exception as error:
+            return error
+
+    def _transact(self, commands: Sequence[Command], now_ms: int) -> list[Any]:
+        """Raises StorageFull and StorageFailed, and whatever a culprit among the commands raises."""
+        if not commands:
+            return []
+        try:
+            txn = self._env.begin(write=True)
+        except lmdb.Error as error:
+            raise StorageFailed(f"LMDB cannot begin a transaction: {error}") from error
+        tx = _LmdbTx(self._env, txn, self._handles, self._closing)
+        try:
+            results = self._apply(tx, commands, now_ms)
+        except lmdb.Error as error:
+            txn.abort()
+            if isinstance(error, lmdb.MapFullError) or error.code in (*_FULL_CODES, errno.EIO):
+                raise self._write_error(error) from error
+            raise
+        except BaseException:
+            txn.abort()
+            raise
+        try:
+            self._commit_txn(txn)
+        except lmdb.Error as error:
+            raise self._write_error(error) from error
+        self._handles |= tx.opened
+        return results
+
+    def _commit_txn(self, txn: Any) -> None:
+        """Write and sync; the seam where tests make the disk fail."""
+        txn.commit()
+
+    def _write_error(self, error: lmdb.Error) -> StorageFull | StorageFailed:
+        """What a failed write means. LMDB says EIO for a write cut short by a full disk, so the disk is asked too.
+
+        Carrying on is safe where it is only full: the transaction was aborted, and LMDB refuses to begin
+        another when its meta page may be damaged.
+        """
+        is_full = isinstance(error, lmdb.MapFullError) or error.code in _FULL_CODES
+        if is_full or self._directory.disk_free_bytes() < self._reserve_bytes:
+            return StorageFull()
+        return StorageFailed(f"LMDB failed to write: {error}")
+
+    def _check_readers(self) -> None:
+        now = time.monotonic()
+        if now - self._readers_checked_at >= READER_CHECK_S:
+            self._readers_checked_at = now
+            self._env.reader_check()
+            self._fill_reserve()
+
+    def _fill_reserve(self) -> None:
+        if self._directory.disk_free_bytes() >= 3 * self._reserve_bytes:
+            self._directory.fill_reserve(self._reserve_bytes)
+
+    # --- anyone's side -------------------------------------------------------------
+
+    def read(self, look: Callable[[Any], T]) -> T:
+        with self._closing:
+            txn = self._env.begin()
+            try:
+                return look(_LmdbTx(self._env, txn, self._handles, None))
+            finally:
+                txn.abort()
+
+    def info(self) -> StorageInfo:
+        return StorageInfo(
+            engine="lmdb",
+            path=str(self._directory.path),
+            file_bytes=self._file_bytes(),
+            used_bytes=self._used_bytes(),
+            available_bytes=max(0, self._room_bytes() - self._reserve_bytes),
+        )
+
+    def check(self) -> list[str]:
+        return _verify(self._directory.path)
+
+    def close(self) -> None:
+        self._env.close()
+        self._directory.close()
+
+    # --- room -------------------------------------------------------------
+
+    def _available_bytes(self) -> int:
+        """What sends may fill; the exact figure only when room is scarce, because it costs a look at every space."""
+        disk_free = self._directory.disk_free_bytes()
+        quota = self._max_store_bytes
+        if disk_free >= self._reserve_bytes and (quota is None or self._file_bytes() < quota):
+            return disk_free
+        return self._room_bytes()
+
+    def _room_bytes(self) -> int:
+        used = self._used_bytes()
+        room = self._directory.disk_free_bytes() + self._file_bytes() - used
+        if self._max_store_bytes is not None:
+            # The reserve is for the disk: a quota may be used up to the last page.
+            room = min(room, self._max_store_bytes - used + self._reserve_bytes)
+        return room
+
+    def _file_bytes(self) -> int:
+        return int((self._env.info()["last_pgno"] + 1) * self._page_bytes)
+
+    def _used_bytes(self) -> int:
+        """Pages in use, counted by sub-database; LMDB's list of free pages itself is estimated."""
+
+        def pages(tx: _LmdbTx) -> int:
+            stats = [tx.txn.stat(handle) for handle in list(self._handles.values())]
+            stats.append(self._env.stat())
+            return sum(s["branch_pages"] + s["leaf_pages"] + s["overflow_pages"] for s in stats)
+
+        used = 2 + self.read(pages)  # the 2 meta pages
+        free = self._file_bytes() // self._page_bytes - used
+        return int((used + free // 256) * self._page_bytes)
+
+
+def _verify(path: Path) -> list[str]:
+    """What is wrong with the structure of a data file, found by reading it without LMDB."""
+    try:
+        return list(verify.verify(str(path / DATA_FILE)))  # type: ignore[no-untyped-call]
+    except verify.VerifyError as error:
+        return [str(error)]
+
+
+class _LmdbTx:
+    """A transaction; read-only when `closing` is None."""
+
+    def __init__(self, env: lmdb.Environment, txn: Any, handles: dict[bytes, Any], closing: Lock | None) -> None:
+        self._env = env
+        self._handles = handles
+        self._closing = closing
+        self._spaces: dict[str, Space] = {}
+        self.txn = txn
+        self.opened: dict[bytes, Any] = {}
+
+    def space(self, name: str) -> Space:
+        found = self._spaces.get(name)
+        if found is None:
+            found = self._spaces[name] = self._find(name.encode())
+        return found
+
+    def _find(self, name: bytes) -> Space:
+        handle = self.opened.get(name) or self._handles.get(name)
+        if handle is None:
+            if self._closing is None:
+                return _NoSpace()
+            handle = self.opened[name] = self._env.open_db(name, txn=self.txn)
+        return _LmdbSpace(self.txn, handle)
+
+    def drop(self, name: str) -> None:
+        assert self._closing is not None, "a reader drops nothing"
+        key = name.encode()
+        self.space(name)
+        handle = self.opened.pop(key, None) or self._handles[key]
+        with self._closing:
+            self.txn.drop(handle, delete=True)
+            self._handles.pop(key, None)
+        del self._spaces[name]
+
+    def spaces(self) -> list[str]:
+        return sorted(name.decode() for name in self._env.dbs(self.txn))
+
+
+class _LmdbSpace:
+    __slots__ = ("_handle", "_txn")
+
+    def __init__(self, txn: Any, handle: Any) -> None:
+        self._txn = txn
+        self._handle = handle
+
+    def get(self, key: bytes) -> bytes | None:
+        value: bytes | None = self._txn.get(key, db=self._handle)
+        return value
+
+    def put(self, key: bytes, value: bytes) -> None:
+        self._txn.put(key, value, db=self._handle)
+
+    def append(self, key: bytes, value: bytes) -> None:
+        if not self._txn.put(key, value, append=True, db=self._handle):
+            raise ValueError(f"append of {key!r}, which is not behind the last key")
+
+    def delete(self, key: bytes) -> bool:
+        deleted: bool = self._txn.delete(key, db=self._handle)
+        return deleted
+
+    def scan(self, start: bytes = b"", stop: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
+        with self._txn.cursor(self._handle) as cursor:
+            if cursor.set_range(start):
+                for item in cursor.iternext():
+                    if stop is not None and item[0] >= stop:
+                        return
+                    yield item
+
+    def count(self) -> int:
+        entries: int = self._txn.stat(self._handle)["entries"]
+        return entries
+
+
+class _NoSpace:
+    """What a reader sees of a space that was never written."""
+
+    def get(self, key: bytes) -> bytes | None:
+        return None
+
+    def put(self, key: bytes, value: bytes) -> None:
+        raise AssertionError("a reader writes nothing")
+
+    append = put
+
+    def delete(self, key: bytes) -> bool:
+        return False
+
+    def scan(self, start: bytes = b"", stop: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
+        return iter(())
+
+    def count(self) -> int:
+        return 0

@@ -1,0 +1,140 @@
+"""The engine for tests and `--data-dir memory:`: sorted maps in memory, gone when the process ends.
+
+It is the strict one: it applies each command twice, undoing the first run, and refuses to go on when the two
+runs differ in their result or in a single write, or when a command that was refused has written something.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from threading import Lock
+from typing import Any, TypeVar
+
+from sortedcontainers import SortedDict
+
+from tq.errors import TqError
+from tq.model import Command, StorageInfo
+from tq.store import Apply
+
+T = TypeVar("T")
+_Write = tuple[str, bytes, bytes | None]  # space, key, new value or None where it was deleted
+
+
+class MemoryStore:
+    """Keeps the `Store` contract but for durability."""
+
+    def __init__(self, apply: Apply) -> None:
+        self._apply = apply
+        self._spaces: dict[str, SortedDict] = {}
+        self._lock = Lock()
+
+    def commit(self, commands: Sequence[Command], now_ms: int) -> list[Any]:
+        with self._lock:
+            return [self._run(command, now_ms) for command in commands]
+
+    def _run(self, command: Command, now_ms: int) -> Any:
+        rehearsal = _MemoryTx(self._spaces)
+        try:
+            expected = self._apply(rehearsal, [command], now_ms)[0]
+        except Exception as error:
+            return error
+        finally:
+            rehearsal.undo()
+        tx = _MemoryTx(self._spaces)
+        result = self._apply(tx, [command], now_ms)[0]
+        if tx.writes != rehearsal.writes or _plain(result) != _plain(expected):
+            raise AssertionError(f"{command!r} had two outcomes: {expected!r} and {result!r}")
+        if isinstance(result, TqError) and tx.writes:
+            raise AssertionError(f"{command!r} was refused but wrote {tx.writes!r}")
+        return result
+
+    def read(self, look: Callable[[Any], T]) -> T:
+        with self._lock:
+            tx = _MemoryTx(self._spaces)
+            result = look(tx)
+            if tx.writes:
+                raise AssertionError(f"a query wrote {tx.writes!r}")
+            return result
+
+    def info(self) -> StorageInfo:
+        with self._lock:
+            used = sum(len(k) + len(v) for space in self._spaces.values() for k, v in space.items())
+        return StorageInfo("memory", "memory:", 0, used, None)
+
+    def check(self) -> list[str]:
+        return []
+
+    def close(self) -> None:
+        pass
+
+
+class _MemoryTx:
+    def __init__(self, spaces: dict[str, SortedDict]) -> None:
+        self._spaces = spaces
+        self.writes: list[_Write] = []
+        self._before: list[_Write] = []
+
+    def space(self, name: str) -> _MemorySpace:
+        if name not in self._spaces:
+            self._spaces[name] = SortedDict()
+        return _MemorySpace(self, name, self._spaces[name])
+
+    def drop(self, name: str) -> None:
+        space = self.space(name)
+        for key, _ in list(space.scan()):
+            space.delete(key)
+
+    def spaces(self) -> list[str]:
+        return sorted(name for name, items in self._spaces.items() if items)
+
+    def record(self, space: str, key: bytes, before: bytes | None, after: bytes | None) -> None:
+        self._before.append((space, key, before))
+        self.writes.append((space, key, after))
+
+    def undo(self) -> None:
+        for name, key, value in reversed(self._before):
+            if value is None:
+                del self._spaces[name][key]
+            else:
+                self._spaces[name][key] = value
+
+
+class _MemorySpace:
+    def __init__(self, tx: _MemoryTx, name: str, items: SortedDict) -> None:
+        self._tx = tx
+        self._name = name
+        self._items = items
+
+    def get(self, key: bytes) -> bytes | None:
+        value: bytes | None = self._items.get(key)
+        return value
+
+    def put(self, key: bytes, value: bytes) -> None:
+        if not 1 <= len(key) <= 511:
+            raise ValueError(f"a key of {len(key)} bytes")
+        self._tx.record(self._name, key, self._items.get(key), value)
+        self._items[key] = value
+
+    def append(self, key: bytes, value: bytes) -> None:
+        if self._items and key <= self._items.peekitem(-1)[0]:
+            raise ValueError(f"append of {key!r} behind {self._items.peekitem(-1)[0]!r}")
+        self.put(key, value)
+
+    def delete(self, key: bytes) -> bool:
+        before = self._items.get(key)
+        if before is None:
+            return False
+        self._tx.record(self._name, key, before, None)
+        del self._items[key]
+        return True
+
+    def scan(self, start: bytes = b"", stop: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
+        for key in self._items.irange(start, stop, inclusive=(True, False)):
+            yield key, self._items[key]
+
+    def count(self) -> int:
+        return len(self._items)
+
+
+def _plain(result: Any) -> Any:
+    return (type(result), result.args) if isinstance(result, Exception) else result

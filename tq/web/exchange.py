@@ -1,0 +1,145 @@
+"""One HTTP exchange as plain data: what a route is given and what it gives back.
+
+A route is a pair of functions, `parse(request)`, which makes a command or query, and `render(request, result)`, which
+makes the response. Neither sees a socket. Whoever drives them (`web.server`) reads the request, submits, and writes
+the response.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl
+
+import msgspec
+from msgspec import Struct
+
+from tq.errors import InvalidRequest, TqError, UnsupportedMediaType
+from tq.model import Command, Query
+
+T = TypeVar("T")
+
+JSON = "application/json"
+PROBLEM = "application/problem+json"  # RFC 9457
+
+# What `curl -d` sends unasked is the form type; its users mean JSON.
+_JSON_TYPES = ("", JSON, "application/x-www-form-urlencoded")
+
+
+class Request:
+    """A request that was read to its end. `params` are the variables of the route's path, percent-decoded."""
+
+    __slots__ = ("_query", "body", "headers", "method", "params", "path")
+
+    def __init__(
+        self,
+        method: str,
+        path: str,
+        query: str,
+        headers: Mapping[str, str],
+        params: dict[str, str],
+        body: bytes,
+    ) -> None:
+        self.method = method
+        self.path = path
+        self._query = query
+        self.headers = headers
+        self.params = params
+        self.body = body
+
+    @property
+    def media_type(self) -> str:
+        """The Content-Type without its parameters, in lower case; empty when there is none."""
+        return self.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+
+    def query(self) -> dict[str, str]:
+        """The query string's fields. Raises InvalidRequest when one is repeated or not UTF-8."""
+        if not self._query:
+            return {}
+        try:
+            pairs = parse_qsl(self._query, keep_blank_values=True, errors="strict")
+        except ValueError as error:
+            raise InvalidRequest("The query string is not UTF-8.") from error
+        fields = dict(pairs)
+        if len(fields) != len(pairs):
+            raise InvalidRequest("A query parameter is given twice.")
+        return fields
+
+    def query_as(self, shape: type[T]) -> T:
+        """The query string as a struct. Raises InvalidRequest for what is unknown or out of range."""
+        return convert(self.query(), shape, "query string: ")
+
+    def json_as(self, shape: type[T]) -> T:
+        """The JSON body as a struct. Raises InvalidRequest and UnsupportedMediaType."""
+        if not self.has_json:
+            raise UnsupportedMediaType(f"{self.media_type!r} is not taken here; send {JSON}.")
+        return decode(msgspec.json.Decoder(shape).decode, self.body)
+
+    @property
+    def has_json(self) -> bool:
+        return self.media_type in _JSON_TYPES
+
+
+class Response(Struct, frozen=True):
+    status: int
+    body: bytes = b""
+    content_type: str | None = None
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+Parse = Callable[[Request], Command | Query]
+Render = Callable[[Request, Any], Response]
+
+
+class Route(Struct, frozen=True):
+    """One row of the route table. A segment of `path` in braces is a variable."""
+
+    method: str
+    path: str
+    parse: Parse
+    render: Render
+
+
+def json_response(status: int, value: Any, headers: tuple[tuple[str, str], ...] = ()) -> Response:
+    return Response(status, msgspec.json.encode(value), JSON, headers)
+
+
+def problem(error: TqError, headers: tuple[tuple[str, str], ...] = ()) -> Response:
+    """An error as RFC 9457 says it, with the machine's `code`."""
+    if error.retry_after_s is not None:
+        headers = (*headers, ("Retry-After", str(error.retry_after_s)))
+    body = {
+        "type": "about:blank",
+        "title": error.title,
+        "status": error.status,
+        "code": error.code,
+        "detail": error.detail,
+    }
+    return Response(error.status, msgspec.json.encode(body), PROBLEM, headers)
+
+
+def decode(decoder: Callable[[bytes], T], body: bytes) -> T:
+    """Run a msgspec JSON decoder. Raises InvalidRequest, whose detail names the place as `$.delay` does.
+
+    The body is checked to be UTF-8 first, because msgspec takes `Raw` parts over without looking at their encoding.
+    """
+    try:
+        if not body.isascii():
+            body.decode()
+        return decoder(body)
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"The body is not UTF-8 (byte {error.start}).") from error
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(f"{error}.") from error
+    except msgspec.DecodeError as error:
+        raise InvalidRequest(f"The body is not what its type says: {error}.") from error
+    except RecursionError as error:
+        raise InvalidRequest("The body is nested too deep.") from error
+
+
+def convert(value: Any, shape: type[T], where: str) -> T:
+    """Text fields as a struct, numbers read from their digits. Raises InvalidRequest."""
+    try:
+        return msgspec.convert(value, shape, strict=False)
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(f"{where}{error}.") from error

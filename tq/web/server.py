@@ -1,0 +1,346 @@
+"""Drives the routes on Tornado's HTTP server: reads a request, runs its route, writes the response, and does nothing
+else.
+
+Each request is a `tornado.httputil.HTTPMessageDelegate`, Tornado's own interface between a connection and what
+answers it. A `RequestHandler` would wrap the same calls in an object with sixty more methods for three times the
+cost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import errno
+import http.client
+import logging
+import socket
+from typing import Any
+from urllib.parse import unquote_to_bytes, urlsplit
+
+from tornado import httputil, netutil
+from tornado.httpserver import HTTPServer
+
+from tq import __version__
+from tq.broker import Broker
+from tq.errors import (
+    EXIT_ADDRESS,
+    HeadersTooLarge,
+    HostMissing,
+    InternalError,
+    InvalidQueueName,
+    InvalidRequest,
+    MessageTooLarge,
+    MethodNotAllowed,
+    NotFound,
+    StartError,
+    TqError,
+)
+from tq.model import Query
+from tq.settings import Settings
+from tq.web import ROUTES
+from tq.web.exchange import Request, Response, Route, problem
+
+DISCARD_BYTES = 64 * 1024 * 1024  # of a refused body are read, so that the client gets to see the refusal
+BACKLOG = 1024  # connections that may wait to be accepted; the kernel's own bound is often 4,096
+
+log = logging.getLogger("tq.web")
+
+
+class Router:
+    """Finds the route of a method and a path."""
+
+    def __init__(self, routes: tuple[Route, ...]) -> None:
+        self._tree: dict[str, Any] = {}
+        for route in routes:
+            node = self._tree
+            for segment in route.path.strip("/").split("/"):
+                node = node.setdefault("{}" if segment.startswith("{") else segment, {})
+            methods = node.setdefault("", {})
+            methods[route.method] = route
+
+    def find(self, path: str) -> tuple[dict[str, Route], list[str]]:
+        """The routes of a path by method, and the path's variables, still encoded. Raises NotFound."""
+        node = self._tree
+        variables = []
+        for segment in path.removesuffix("/").removeprefix("/").split("/"):
+            if segment and segment in node:
+                node = node[segment]
+            elif segment and "{}" in node:
+                node = node["{}"]
+                variables.append(segment)
+            else:
+                raise NotFound(f"There is nothing at {path[:200]!r}.")
+        if "" not in node:
+            raise NotFound(f"There is nothing at {path[:200]!r}.")
+        return node[""], variables
+
+
+class Application(httputil.HTTPServerConnectionDelegate):
+    """What Tornado's server asks for a delegate for each request."""
+
+    def __init__(self, broker: Broker, settings: Settings) -> None:
+        self.broker = broker
+        self.settings = settings
+        self.router = Router(ROUTES)
+        self._in_hand = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def start_request(
+        self,
+        server_conn: object,
+        request_conn: httputil.HTTPConnection,
+    ) -> httputil.HTTPMessageDelegate:
+        return _Exchange(self, request_conn)
+
+    def began(self) -> None:
+        self._in_hand += 1
+        self._idle.clear()
+
+    def ended(self) -> None:
+        self._in_hand -= 1
+        if not self._in_hand:
+            self._idle.set()
+
+    async def idle(self) -> None:
+        """Wait until no request is in hand."""
+        await self._idle.wait()
+
+
+class _Exchange(httputil.HTTPMessageDelegate):
+    """One request on its way in and its response on the way out."""
+
+    def __init__(self, application: Application, connection: httputil.HTTPConnection) -> None:
+        self._application = application
+        self._connection = connection
+        self._method = ""
+        self._target = ""
+        self._headers = httputil.HTTPHeaders()
+        self._body: list[bytes] = []
+        self._body_bytes = 0
+        self._is_refused = False
+        self._is_over = False
+
+    # --- in -------------------------------------------------------------
+
+    def headers_received(
+        self,
+        start_line: httputil.RequestStartLine | httputil.ResponseStartLine,
+        headers: httputil.HTTPHeaders,
+    ) -> None:
+        assert isinstance(start_line, httputil.RequestStartLine)
+        self._application.began()
+        self._method = start_line.method
+        self._target = start_line.path
+        self._headers = headers
+        try:
+            self._check_headers(start_line)
+        except TqError as error:
+            self._refuse(error)
+
+    def _check_headers(self, start_line: httputil.RequestStartLine) -> None:
+        settings = self._application.settings
+        size = len(start_line.path) + sum(len(n) + len(v) + 4 for n, v in self._headers.get_all())
+        if size > settings.max_header_bytes:
+            raise HeadersTooLarge(
+                f"The request line and headers have {size:,} bytes; {settings.max_header_bytes:,} is the most."
+            )
+        hosts = self._headers.get_list("Host")
+        if len(hosts) > 1 or (not hosts and start_line.version != "HTTP/1.0"):
+            raise HostMissing
+        if int(self._headers.get("Content-Length", "0")) > settings.max_body_bytes:
+            raise _body_too_large(settings)
+
+    def data_received(self, chunk: bytes) -> None:
+        self._body_bytes += len(chunk)
+        if self._is_refused:
+            if self._body_bytes > DISCARD_BYTES:
+                self._end()
+        elif self._body_bytes > self._application.settings.max_body_bytes:
+            self._body.clear()
+            self._refuse(_body_too_large(self._application.settings))
+        else:
+            self._body.append(chunk)
+
+    def finish(self) -> None:
+        if self._is_refused:
+            self._end()
+            return
+        try:
+            self._run()
+        except TqError as error:
+            self._respond(problem(error))
+        except Exception:
+            log.exception("%s %s failed", self._method, self._target)
+            self._respond(problem(InternalError()))
+
+    def on_connection_close(self) -> None:
+        if not self._is_over:
+            self._is_over = True
+            self._application.ended()
+
+    # --- the route -------------------------------------------------------------
+
+    def _run(self) -> None:
+        url = urlsplit(self._target if self._target.startswith("/") else self._absolute())
+        routes, encoded = self._application.router.find(url.path)
+        allowed = _allowed(routes)
+        if self._method == "OPTIONS":
+            self._respond(Response(204, headers=(("Allow", allowed),)))
+            return
+        route = routes.get(self._method)
+        if self._method == "HEAD" and "HEAD" in allowed:
+            route = routes["GET"]
+        if route is None:
+            error = MethodNotAllowed(f"{url.path[:200]!r} takes {allowed}.")
+            self._respond(problem(error, (("Allow", allowed),)))
+            return
+        names = [part[1:-1] for part in route.path.split("/") if part.startswith("{")]
+        variables = dict(zip(names, map(_decode_segment, encoded), strict=True))
+        request = Request(self._method, url.path, url.query, self._headers, variables, b"".join(self._body))
+        self._body.clear()
+        asked = route.parse(request)
+        self._connection.set_close_callback(self.on_connection_close)  # type: ignore[attr-defined]
+        self._application.broker.submit(asked, lambda result: self._answer(route, request, result))
+
+    def _absolute(self) -> str:
+        """The target in absolute form, which every server must take (RFC 9112, 3.2.2)."""
+        if not self._target.startswith(("http://", "https://")):
+            raise InvalidRequest("The request target is neither a path nor an http URL.")
+        return self._target
+
+    def _answer(self, route: Route, request: Request, result: Any) -> None:
+        if self._is_over:
+            return
+        if isinstance(result, TqError):
+            self._respond(problem(result))
+            return
+        try:
+            self._respond(route.render(request, result))
+        except Exception:
+            log.exception("%s %s could not be answered", self._method, self._target)
+            self._respond(problem(InternalError()))
+
+    # --- out -------------------------------------------------------------
+
+    def _refuse(self, error: TqError) -> None:
+        """Answer before the request was read, then read on for a while without keeping anything.
+
+        To close at once would reset the connection, and the client would lose the answer with it.
+        """
+        self._is_refused = True
+        self._write(problem(error, (("Connection", "close"),)))
+        if "Expect" in self._headers:
+            self._end()  # the client waits for a word before it sends its body
+
+    def _respond(self, response: Response) -> None:
+        if not self._is_over:
+            self._write(response)
+            self._end()
+
+    def _write(self, response: Response) -> None:
+        headers = httputil.HTTPHeaders()
+        for name, value in response.headers:
+            headers.add(name, value)
+        headers["Server"] = f"tq/{__version__}"
+        headers["Date"] = email.utils.formatdate(usegmt=True)
+        headers["Cache-Control"] = "no-store"
+        headers["X-Content-Type-Options"] = "nosniff"
+        if response.content_type:
+            headers["Content-Type"] = response.content_type
+        if response.status != 204:
+            headers["Content-Length"] = str(len(response.body))
+        body = None if self._method == "HEAD" else response.body or None
+        start_line = httputil.ResponseStartLine("HTTP/1.1", response.status, http.client.responses[response.status])
+        self._connection.write_headers(start_line, headers, body)
+
+    def _end(self) -> None:
+        if not self._is_over:
+            self._is_over = True
+            self._connection.finish()
+            self._application.ended()
+
+
+def _allowed(routes: dict[str, Route]) -> str:
+    """The Allow header of a path. A GET that only looks can be asked for its head."""
+    methods = {*routes, "OPTIONS"}
+    if "GET" in routes and _only_looks(routes["GET"]):
+        methods.add("HEAD")
+    return ", ".join(sorted(methods))
+
+
+def _only_looks(route: Route) -> bool:
+    result = route.parse.__annotations__["return"]
+    return issubclass(eval(result, route.parse.__globals__), Query)
+
+
+def _decode_segment(segment: str) -> str:
+    try:
+        return unquote_to_bytes(segment).decode()
+    except UnicodeDecodeError as error:
+        raise InvalidQueueName("The path is not UTF-8.") from error
+
+
+def _body_too_large(settings: Settings) -> MessageTooLarge:
+    return MessageTooLarge(f"The body has more than {settings.max_body_bytes:,} bytes.")
+
+
+class Server:
+    """Listening sockets and the Tornado server on them."""
+
+    def __init__(self, application: Application) -> None:
+        self._application = application
+        self._sockets: list[socket.socket] = []
+        # The limits that answer properly are checked by _Exchange; these only bound what Tornado buffers.
+        self._http = HTTPServer(
+            application,
+            max_header_size=2 * application.settings.max_header_bytes + 65_536,
+            max_body_size=1 << 62,
+        )
+
+    def listen(self) -> list[str]:
+        """Begin to accept connections; returns the base URLs. Raises StartError."""
+        settings = self._application.settings
+        self._sockets = _bind(settings.host, settings.port)
+        self._http.add_sockets(self._sockets)
+        return [_url(one) for one in self._sockets]
+
+    async def close(self) -> None:
+        """Accept no more, let requests in hand finish for `shutdown_seconds`, then close every connection."""
+        self._http.stop()
+        try:
+            await asyncio.wait_for(self._application.idle(), self._application.settings.shutdown_seconds)
+        except TimeoutError:
+            log.warning("requests still in hand were cut off")
+        await self._http.close_all_connections()
+
+
+def _bind(host: str, port: int) -> list[socket.socket]:
+    addresses = ["127.0.0.1", "::1"] if host == "localhost" else [host]
+    sockets: list[socket.socket] = []
+    for address in addresses:
+        try:
+            sockets += netutil.bind_sockets(port, address, backlog=BACKLOG)
+        except OSError as error:
+            if sockets and error.errno != errno.EADDRINUSE:
+                continue  # this machine has no IPv6
+            for one in sockets:
+                one.close()
+            if error.errno == errno.EADDRINUSE and sockets and not port:
+                raise  # unreachable but for a race
+            raise StartError(_why_not(host, port, error), EXIT_ADDRESS) from error
+        port = sockets[0].getsockname()[1]
+    return sockets
+
+
+def _why_not(host: str, port: int, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"Port {port} on {host} is taken; choose another with --port."
+    if error.errno == errno.EACCES:
+        return f"Port {port} may not be used by this user; choose one above 1023 with --port."
+    return f"Cannot listen on {host} port {port} ({error.strerror}); choose another with --host."
+
+
+def _url(listening: socket.socket) -> str:
+    host, port = listening.getsockname()[:2]
+    return f"http://[{host}]:{port}" if listening.family == socket.AF_INET6 else f"http://{host}:{port}"
