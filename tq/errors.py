@@ -15,6 +15,7 @@
     ├── TooManyQueues                too_many_queues             429
     ├── HeadersTooLarge              headers_too_large           431
     ├── InternalError                internal_error              500
+    ├── QueueDamaged                 queue_damaged               500
     ├── Overloaded                   overloaded                  503
     ├── StorageFailed                storage_failed              503
     └── StorageFull                  storage_full                507
@@ -99,6 +100,11 @@ class HeadersTooLarge(TqError):
 
 class InternalError(TqError):
     code, status, title = "internal_error", 500, "The server failed; its log says how."
+
+
+class QueueDamaged(TqError):
+    code, status = "queue_damaged", 500
+    title = "The queue's record was damaged on the disk; other queues are not affected."
 
 
 class Overloaded(TqError):

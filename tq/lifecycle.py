@@ -32,6 +32,7 @@ from tq.errors import (
     MessageNotFound,
     MessageTooLarge,
     Overloaded,
+    QueueDamaged,
     QueueExists,
     QueueNotEmpty,
     QueueNotFound,
@@ -89,7 +90,7 @@ class _Group:
         self._queues: dict[str, _Queue] = {}
 
     def queue(self, name: str) -> _Queue:
-        """Raises InvalidQueueName, QueueNotFound."""
+        """Raises InvalidQueueName, QueueNotFound, QueueDamaged."""
         found = self._queues.get(name) or self._load(name)
         if found is None:
             raise QueueNotFound(f"There is no queue named {name!r}.")
@@ -101,7 +102,11 @@ class _Group:
         value = self.tx.space(keys.QUEUES).get(name.encode())
         if value is None:
             return None
-        queue = self._queues[name] = _Queue(name, codec.unpack_queue(value), self.tx)
+        try:
+            record = codec.unpack_queue(value)
+        except CorruptRecord as error:
+            raise QueueDamaged(f"The record of the queue {name!r} cannot be read: {error}.") from error
+        queue = self._queues[name] = _Queue(name, record, self.tx)
         return queue
 
     def add(self, name: str, settings: model.QueueSettings) -> tuple[_Queue, bool]:
@@ -161,17 +166,22 @@ def _delete(group: _Group, command: model.DeleteQueue) -> None:
     queue = group.queue(command.name)
     if command.if_empty and queue.ready.count():
         raise QueueNotEmpty(f"The queue {command.name!r} holds {queue.ready.count():,} messages.")
+    _check_garbage(group)
     group.remove(queue)
 
 
 def _purge(group: _Group, command: model.PurgeQueue) -> int:
     queue = group.queue(command.name)
-    if group.tx.space(keys.GARBAGE).count() >= MAX_GARBAGE:
-        raise Overloaded("Too many purged queues wait to be swept; try again.")
+    _check_garbage(group)
     purged = queue.ready.count()
     group.renew(queue)
     queue.record.purged += purged
     return purged
+
+
+def _check_garbage(group: _Group) -> None:
+    if group.tx.space(keys.GARBAGE).count() >= MAX_GARBAGE:
+        raise Overloaded("Too many purged or deleted queues wait to be swept; try again.")
 
 
 def _sweep(group: _Group, command: model.Sweep) -> bool:
@@ -213,15 +223,19 @@ def _list_queues(group: _Group, query: model.ListQueues) -> model.QueuePage:
     found = group.tx.space(keys.QUEUES).scan(start, keys.after_prefix(prefix))
     names = [key.decode() for key, _ in islice(found, query.limit + 1)]
     page = names[: query.limit]
-    infos = tuple(_info(group, group.queue(name)) for name in page)
-    return model.QueuePage(infos, page[-1] if len(names) > query.limit else None)
+    infos: list[model.QueueInfo] = []
+    for name in page:
+        with suppress(QueueDamaged):
+            infos.append(_info(group, group.queue(name)))
+    return model.QueuePage(tuple(infos), page[-1] if len(names) > query.limit else None)
 
 
 def _totals(group: _Group, _: model.GetTotals) -> model.Totals:
     queues = ready = 0
     for _key, value in group.tx.space(keys.QUEUES).scan():
         queues += 1
-        ready += group.tx.space(keys.ready_space(codec.unpack_queue(value).id)).count()
+        with suppress(CorruptRecord):
+            ready += group.tx.space(keys.ready_space(codec.unpack_queue(value).id)).count()
     return model.Totals(queues, model.Counts(ready))
 
 
@@ -318,7 +332,7 @@ def _get_message(group: _Group, query: model.GetMessage) -> model.Message:
 def _peek(group: _Group, query: model.Peek) -> model.MessagePage:
     queue = group.queue(query.queue)
     page = _Page(query.limit)
-    found = queue.ready.scan(keys.message_key(query.after + 1))
+    found = queue.ready.scan(keys.message_key(query.after) + b"\0")
     for key, value in found:
         with suppress(CorruptRecord):
             record, body = _read(group, queue, key, value)

@@ -18,7 +18,8 @@ T = TypeVar("T")
 class Space(Protocol):
     """A sorted map from bytes to bytes, as one transaction sees it. Keys are 1 to 511 bytes long."""
 
-    def get(self, key: bytes) -> bytes | None: ...
+    def get(self, key: bytes) -> bytes | None:
+        """The value of `key`, or None."""
 
     def put(self, key: bytes, value: bytes) -> None:
         """Set `key`, new or not."""

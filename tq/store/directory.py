@@ -126,8 +126,14 @@ class DataDirectory:
 
     def fill_reserve(self, size: int) -> None:
         """Allocate the reserve; a disk too full for it leaves it empty."""
-        with suppress(OSError), (self.path / "reserve").open("ab") as file:
-            os.posix_fallocate(file.fileno(), 0, size)
+        path = self.path / "reserve"
+        try:
+            if not path.exists() or path.stat().st_size < size:
+                with path.open("ab") as file:
+                    os.posix_fallocate(file.fileno(), 0, size)
+        except OSError:
+            with suppress(OSError):
+                os.truncate(path, 0)
 
     def empty_reserve(self) -> bool:
         """Give the reserve's room back to the disk; False when there was none."""

@@ -10,8 +10,9 @@ file together), and the data directory keeps as much again allocated in a file t
 all the same.
 
 *Handles.* `mdb_dbi_open` may be in use by one transaction at a time, so only the writer opens sub-databases: all that
-exist at the start, the others when they are made. Dropping one closes its handle, which no reader may be using:
-`_closing` sees to that.
+exist at the start, the others when they are made. A reader can therefore see a sub-database for which there is no
+handle yet (LMDB shows a commit to readers a moment before it returns) or no more (it is just being dropped): it looks
+again with a new snapshot. Dropping closes a handle, which no reader may be using at that moment: `_closing` sees to it.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ T = TypeVar("T")
 
 MAP_BYTES = 1 << 40  # 1 TiB of address space; a file never shrinks, so the bound is the disk or the quota
 MAX_READERS = 126  # LMDB's own default: this process uses one slot a thread, and tools a few more
-READER_CHECK_S = 5.0  # how often the slots of readers that died are freed
+READER_CHECK_S = 5.0  # how often the slots of readers that died are freed, and the reserve is filled again
+LOOK_AGAIN_S = 0.0005  # a reader's pause for the writer, who has what it waits for in a moment
 
 _FULL_CODES = (errno.ENOSPC, errno.EDQUOT)
 
@@ -74,13 +76,14 @@ class LmdbStore:
         self._readers_checked_at = 0.0
 
     def _open(self) -> lmdb.Environment:
+        """Raises StartError."""
         directory = self._directory
-        is_new = directory.is_new()
-        if is_new:
-            directory.begin_creation()
-        else:
-            self._judge_data_file()
         try:
+            is_new = directory.is_new()
+            if is_new:
+                directory.begin_creation()
+            else:
+                self._judge_data_file()
             env = lmdb.open(
                 str(directory.path),
                 map_size=MAP_BYTES,
@@ -93,14 +96,14 @@ class LmdbStore:
             with env.begin(write=True) as txn:
                 for name in env.dbs(txn):
                     self._handles[name] = env.open_db(name, txn=txn, create=False)
-        except lmdb.Error as error:
+            if is_new:
+                env.sync(True)
+                directory.end_creation()
+        except (lmdb.Error, OSError) as error:
             raise StartError(
-                f"LMDB cannot open the data directory {directory.path} ({error}); choose another with --data-dir.",
+                f"The data directory {directory.path} cannot be opened ({error}); choose another with --data-dir.",
                 EXIT_DATA,
             ) from error
-        if is_new:
-            env.sync(True)
-            directory.end_creation()
         return env
 
     def _judge_data_file(self) -> None:
@@ -160,23 +163,37 @@ class LmdbStore:
         try:
             results = self._apply(tx, commands, now_ms)
         except lmdb.Error as error:
-            txn.abort()
+            self._abort(tx)
             if isinstance(error, lmdb.MapFullError) or error.code in (*_FULL_CODES, errno.EIO):
                 raise self._write_error(error) from error
             raise
         except BaseException:
-            txn.abort()
+            self._abort(tx)
             raise
         try:
             self._commit_txn(txn)
         except lmdb.Error as error:
-            raise self._write_error(error) from error
+            failure = self._write_error(error)
+            if isinstance(failure, StorageFull):
+                self._reopen(tx)
+            raise failure from error
         self._handles |= tx.opened
         return results
 
     def _commit_txn(self, txn: Any) -> None:
         """Write and sync; the seam where tests make the disk fail."""
         txn.commit()
+
+    def _abort(self, tx: _LmdbTx) -> None:
+        tx.txn.abort()
+        self._reopen(tx)
+
+    def _reopen(self, tx: _LmdbTx) -> None:
+        """Open again what a transaction dropped that was thrown away: LMDB closes the handle all the same."""
+        if tx.dropped:
+            with self._env.begin(write=True) as txn:
+                for name in tx.dropped:
+                    self._handles[name] = self._env.open_db(name, txn=txn, create=False)
 
     def _write_error(self, error: lmdb.Error) -> StorageFull | StorageFailed:
         """What a failed write means. LMDB says EIO for a write cut short by a full disk, so the disk is asked too.
@@ -197,18 +214,22 @@ class LmdbStore:
             self._fill_reserve()
 
     def _fill_reserve(self) -> None:
-        if self._directory.disk_free_bytes() >= 3 * self._reserve_bytes:
+        if self._directory.disk_free_bytes() >= self._reserve_bytes * 5 // 4:
             self._directory.fill_reserve(self._reserve_bytes)
 
     # --- anyone's side -------------------------------------------------------------
 
     def read(self, look: Callable[[Any], T]) -> T:
-        with self._closing:
-            txn = self._env.begin()
-            try:
-                return look(_LmdbTx(self._env, txn, self._handles, None))
-            finally:
-                txn.abort()
+        while True:
+            with self._closing:
+                txn = self._env.begin()
+                try:
+                    return look(_LmdbTx(self._env, txn, self._handles, None))
+                except _LookAgain:
+                    pass
+                finally:
+                    txn.abort()
+            time.sleep(LOOK_AGAIN_S)
 
     def info(self) -> StorageInfo:
         return StorageInfo(
@@ -250,12 +271,7 @@ class LmdbStore:
     def _used_bytes(self) -> int:
         """Pages in use, counted by sub-database; LMDB's list of free pages itself is estimated."""
 
-        def pages(tx: _LmdbTx) -> int:
-            stats = [tx.txn.stat(handle) for handle in list(self._handles.values())]
-            stats.append(self._env.stat())
-            return sum(s["branch_pages"] + s["leaf_pages"] + s["overflow_pages"] for s in stats)
-
-        used = 2 + self.read(pages)  # the 2 meta pages
+        used = 2 + self.read(_LmdbTx.used_pages)  # the 2 meta pages
         free = self._file_bytes() // self._page_bytes - used
         return int((used + free // 256) * self._page_bytes)
 
@@ -268,6 +284,10 @@ def _verify(path: Path) -> list[str]:
         return [str(error)]
 
 
+class _LookAgain(Exception):
+    """A reader met a sub-database whose handle is being opened or closed by the writer at this moment."""
+
+
 class _LmdbTx:
     """A transaction; read-only when `closing` is None."""
 
@@ -278,6 +298,7 @@ class _LmdbTx:
         self._spaces: dict[str, Space] = {}
         self.txn = txn
         self.opened: dict[bytes, Any] = {}
+        self.dropped: list[bytes] = []
 
     def space(self, name: str) -> Space:
         found = self._spaces.get(name)
@@ -286,12 +307,32 @@ class _LmdbTx:
         return found
 
     def _find(self, name: bytes) -> Space:
+        if self._closing is None:
+            handle = self._handle_to_read(name)
+            return _LmdbSpace(self.txn, handle) if handle is not None else _NoSpace()
         handle = self.opened.get(name) or self._handles.get(name)
         if handle is None:
-            if self._closing is None:
-                return _NoSpace()
             handle = self.opened[name] = self._env.open_db(name, txn=self.txn)
         return _LmdbSpace(self.txn, handle)
+
+    def _handle_to_read(self, name: bytes) -> Any:
+        """The handle of a sub-database, None where this snapshot has none of that name. Raises _LookAgain."""
+        if self.txn.get(name) is None:
+            return None
+        handle = self._handles.get(name)
+        if handle is None:
+            raise _LookAgain
+        try:
+            self.txn.stat(handle)
+        except (lmdb.InvalidParameterError, lmdb.BadDbiError) as error:
+            raise _LookAgain from error
+        return handle
+
+    def used_pages(self) -> int:
+        """Pages in use by the main database and every sub-database."""
+        stats = [self.txn.stat(self._handle_to_read(name)) for name in self._env.dbs(self.txn)]
+        stats.append(self._env.stat())
+        return sum(stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"] for stat in stats)
 
     def drop(self, name: str) -> None:
         assert self._closing is not None, "a reader drops nothing"
@@ -300,7 +341,8 @@ class _LmdbTx:
         handle = self.opened.pop(key, None) or self._handles[key]
         with self._closing:
             self.txn.drop(handle, delete=True)
-            self._handles.pop(key, None)
+            if self._handles.pop(key, None) is not None:
+                self.dropped.append(key)
         del self._spaces[name]
 
     def spaces(self) -> list[str]:

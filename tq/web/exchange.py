@@ -66,8 +66,11 @@ class Request:
         return fields
 
     def query_as(self, shape: type[T]) -> T:
-        """The query string as a struct. Raises InvalidRequest for what is unknown or out of range."""
-        return convert(self.query(), shape, "query string: ")
+        """The query string as a struct, numbers read from their digits. Raises InvalidRequest."""
+        try:
+            return msgspec.convert(self.query(), shape, strict=False)
+        except msgspec.ValidationError as error:
+            raise InvalidRequest(f"In the query string: {error}.") from error
 
     def json_as(self, shape: type[T]) -> T:
         """The JSON body as a struct. Raises InvalidRequest and UnsupportedMediaType."""
@@ -118,8 +121,10 @@ def problem(error: TqError, headers: tuple[tuple[str, str], ...] = ()) -> Respon
     return Response(error.status, msgspec.json.encode(body), PROBLEM, headers)
 
 
-def decode(decoder: Callable[[bytes], T], body: bytes) -> T:
+def decode(decoder: Callable[[bytes], T], body: bytes, place: str = "$") -> T:
     """Run a msgspec JSON decoder. Raises InvalidRequest, whose detail names the place as `$.delay` does.
+
+    `place` is where the body stands in a larger one.
 
     The body is checked to be UTF-8 first, because msgspec takes `Raw` parts over without looking at their encoding.
     """
@@ -128,18 +133,11 @@ def decode(decoder: Callable[[bytes], T], body: bytes) -> T:
             body.decode()
         return decoder(body)
     except UnicodeDecodeError as error:
-        raise InvalidRequest(f"The body is not UTF-8 (byte {error.start}).") from error
+        raise InvalidRequest(f"The body is not UTF-8: byte {error.start} of {place}.") from error
     except msgspec.ValidationError as error:
-        raise InvalidRequest(f"{error}.") from error
+        what, at, inner = str(error).partition(" - at `$")
+        raise InvalidRequest(f"{what} - at `{place}{inner if at else '`'}.") from error
     except msgspec.DecodeError as error:
-        raise InvalidRequest(f"The body is not what its type says: {error}.") from error
+        raise InvalidRequest(f"The body is not what its type says: {error} - at `{place}`.") from error
     except RecursionError as error:
-        raise InvalidRequest("The body is nested too deep.") from error
-
-
-def convert(value: Any, shape: type[T], where: str) -> T:
-    """Text fields as a struct, numbers read from their digits. Raises InvalidRequest."""
-    try:
-        return msgspec.convert(value, shape, strict=False)
-    except msgspec.ValidationError as error:
-        raise InvalidRequest(f"{where}{error}.") from error
+        raise InvalidRequest(f"The body is nested too deep - at `{place}`.") from error

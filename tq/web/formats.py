@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -46,7 +46,7 @@ def read_drafts(request: Request) -> tuple[Draft, ...]:
             return _batch(map(_json_draft, decode(_MANY.decode, request.body)))
         return (_json_draft(decode(_ONE.decode, request.body)),)
     if request.media_type == NDJSON:
-        return _batch(map(_json_draft, decode(_ONE.decode_lines, request.body)))
+        return _batch(_ndjson_drafts(request.body))
     if request.media_type == MSGPACK:
         return _msgpack_drafts(request.body)
     return (Draft(request.body, _kept_type(request.headers["Content-Type"])),)
@@ -69,6 +69,13 @@ def _batch(drafts: Iterable[Draft]) -> tuple[Draft, ...]:
     if not 1 <= len(batch) <= MAX_BATCH:
         raise InvalidRequest(f"A batch has 1 to {MAX_BATCH:,} messages; this one has {len(batch):,}.")
     return batch
+
+
+def _ndjson_drafts(body: bytes) -> Iterator[Draft]:
+    """One envelope on each line that is not blank. (`Decoder.decode_lines` takes one over many lines as well.)"""
+    lines = [line for line in body.split(b"\n") if line.strip()]
+    for index, line in enumerate(lines):
+        yield _json_draft(decode(_ONE.decode, line, f"$[{index}]"))
 
 
 def _json_draft(envelope: Envelope) -> Draft:
@@ -128,7 +135,7 @@ def one_message(request: Request, message: Message) -> Response:
     if message.media_type and chosen == offers[0]:
         return Response(200, message.content, message.media_type, _metadata(message))
     if chosen == NDJSON:
-        return Response(200, json_message(message) + b"\n", NDJSON)
+        return Response(200, _line(message), NDJSON)
     return Response(200, json_message(message), JSON)
 
 
@@ -139,7 +146,7 @@ def many_messages(request: Request, messages: tuple[Message, ...], extra: Mappin
         answer = {"messages": [_msgpack_message(message) for message in messages], **(extra or {})}
         return Response(200, msgspec.msgpack.encode(answer), MSGPACK)
     if chosen == NDJSON:
-        return Response(200, b"".join(json_message(message) + b"\n" for message in messages), NDJSON)
+        return Response(200, b"".join(map(_line, messages)), NDJSON)
     tail = b"".join(
         b",%b:%b" % (msgspec.json.encode(name), msgspec.json.encode(value)) for name, value in (extra or {}).items()
     )
@@ -164,6 +171,14 @@ def json_message(message: Message) -> bytes:
         message.receive_count,
         b',"state":"%b"' % message.state.encode() if message.state else b"",
     )
+
+
+_LINE_ENDS = bytes.maketrans(b"\r\n", b"  ")
+
+
+def _line(message: Message) -> bytes:
+    """The message on one line. JSON has line ends only between its tokens, where a space says the same."""
+    return json_message(message).translate(_LINE_ENDS) + b"\n"
 
 
 def timestamp(ms: int) -> str:
@@ -199,6 +214,7 @@ def _metadata(message: Message) -> tuple[tuple[str, str], ...]:
         ("Tq-Id", str(message.id)),
         ("Tq-Sent-At", timestamp(message.sent_at_ms)),
         ("Tq-Receive-Count", str(message.receive_count)),
+        ("Content-Security-Policy", "sandbox"),  # a message that is a page must not act as one of this server's
     )
     return (*metadata, ("Tq-State", message.state)) if message.state else metadata
 

@@ -6,12 +6,12 @@ from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from tq import model
 from tq.errors import InvalidRequest, MessageNotFound
 from tq.web import formats
-from tq.web.exchange import Request, Response, convert, json_response
+from tq.web.exchange import Request, Response, json_response
 
 Limit = Annotated[int, Meta(ge=1, le=model.MAX_PAGE)]
 
@@ -31,7 +31,7 @@ class DeleteParameters(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ReceiveParameters(Struct, frozen=True, forbid_unknown_fields=True):
-    max: Limit | None = None
+    max: Limit | UnsetType = UNSET
 
 
 class PeekParameters(Struct, frozen=True, forbid_unknown_fields=True):
@@ -117,32 +117,36 @@ def sent(request: Request, ids: list[int]) -> Response:
 
 
 def receive(request: Request) -> model.Receive:
-    return model.Receive(request.params["queue"], _receive_parameters(request).max or 1)
+    wanted = _receive_parameters(request).max
+    return model.Receive(request.params["queue"], 1 if wanted is UNSET else wanted)
 
 
 def received(request: Request, result: model.Received) -> Response:
     if not result.messages:
         return Response(204)
-    if _receive_parameters(request).max is None:
+    if _receive_parameters(request).max is UNSET:
         return formats.one_message(request, result.messages[0])
     return formats.many_messages(request, result.messages)
 
 
 def _receive_parameters(request: Request) -> ReceiveParameters:
-    """From the query string, and for a POST also from the body."""
-    fields: dict[str, Any] = dict(request.query())
-    if request.method == "POST" and request.body:
-        body = request.json_as(dict[str, Any])
-        if fields.keys() & body.keys():
-            raise InvalidRequest("A parameter is given in the query string and in the body.")
-        return convert({**fields, **body}, ReceiveParameters, "parameters: ")
-    return convert(fields, ReceiveParameters, "query string: ")
+    """From the query string, and for a POST from the body too."""
+    asked = request.query_as(ReceiveParameters)
+    if request.method != "POST" or not request.body:
+        return asked
+    told = request.json_as(ReceiveParameters)
+    for name in told.__struct_fields__:
+        if UNSET not in (getattr(told, name), getattr(asked, name)):
+            raise InvalidRequest(f"`{name}` is given in the query string and in the body.")
+        if getattr(told, name) is UNSET:
+            told = msgspec.structs.replace(told, **{name: getattr(asked, name)})
+    return told
 
 
 def get_message(request: Request) -> model.GetMessage:
     request.query_as(NoParameters)
     text = request.params["id"]
-    if not (text.isascii() and text.isdigit() and len(text) <= 16 and int(text) < 1 << 56):
+    if not (text.isascii() and text.isdigit() and len(text) <= 17 and int(text) < 1 << 56):
         raise MessageNotFound(f"{text!r} is not the id of a message.")
     return model.GetMessage(request.params["queue"], int(text))
 
@@ -182,11 +186,13 @@ def status_shown(_: Request, status: model.Status) -> Response:
     )
 
 
-def get_health(_: Request) -> model.GetHealth:
+def get_health(request: Request) -> model.GetHealth:
+    request.query_as(NoParameters)
     return model.GetHealth()
 
 
-def probe(_: Request) -> model.Probe:
+def probe(request: Request) -> model.Probe:
+    request.query_as(NoParameters)
     return model.Probe()
 
 

@@ -13,9 +13,10 @@ import email.utils
 import errno
 import http.client
 import logging
+import re
 import socket
+import time
 from typing import Any
-from urllib.parse import unquote_to_bytes, urlsplit
 
 from tornado import httputil, netutil
 from tornado.httpserver import HTTPServer
@@ -27,52 +28,23 @@ from tq.errors import (
     HeadersTooLarge,
     HostMissing,
     InternalError,
-    InvalidQueueName,
     InvalidRequest,
     MessageTooLarge,
     MethodNotAllowed,
-    NotFound,
     StartError,
     TqError,
+    UnsupportedMediaType,
 )
-from tq.model import Query
 from tq.settings import Settings
 from tq.web import ROUTES
 from tq.web.exchange import Request, Response, Route, problem
+from tq.web.router import Router, variables_of
 
-DISCARD_BYTES = 64 * 1024 * 1024  # of a refused body are read, so that the client gets to see the refusal
+_MIB = 1024 * 1024
+DISCARD_BYTES = 64 * _MIB  # of a refused body are read, so that the client gets to see the refusal
 BACKLOG = 1024  # connections that may wait to be accepted; the kernel's own bound is often 4,096
 
 log = logging.getLogger("tq.web")
-
-
-class Router:
-    """Finds the route of a method and a path."""
-
-    def __init__(self, routes: tuple[Route, ...]) -> None:
-        self._tree: dict[str, Any] = {}
-        for route in routes:
-            node = self._tree
-            for segment in route.path.strip("/").split("/"):
-                node = node.setdefault("{}" if segment.startswith("{") else segment, {})
-            methods = node.setdefault("", {})
-            methods[route.method] = route
-
-    def find(self, path: str) -> tuple[dict[str, Route], list[str]]:
-        """The routes of a path by method, and the path's variables, still encoded. Raises NotFound."""
-        node = self._tree
-        variables = []
-        for segment in path.removesuffix("/").removeprefix("/").split("/"):
-            if segment and segment in node:
-                node = node[segment]
-            elif segment and "{}" in node:
-                node = node["{}"]
-                variables.append(segment)
-            else:
-                raise NotFound(f"There is nothing at {path[:200]!r}.")
-        if "" not in node:
-            raise NotFound(f"There is nothing at {path[:200]!r}.")
-        return node[""], variables
 
 
 class Application(httputil.HTTPServerConnectionDelegate):
@@ -82,6 +54,7 @@ class Application(httputil.HTTPServerConnectionDelegate):
         self.broker = broker
         self.settings = settings
         self.router = Router(ROUTES)
+        self._date = (0, "")
         self._in_hand = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -92,6 +65,13 @@ class Application(httputil.HTTPServerConnectionDelegate):
         request_conn: httputil.HTTPConnection,
     ) -> httputil.HTTPMessageDelegate:
         return _Exchange(self, request_conn)
+
+    def date(self) -> str:
+        """The Date header, made once a second."""
+        second = int(time.time())
+        if second != self._date[0]:
+            self._date = (second, email.utils.formatdate(second, usegmt=True))
+        return self._date[1]
 
     def began(self) -> None:
         self._in_hand += 1
@@ -133,10 +113,34 @@ class _Exchange(httputil.HTTPMessageDelegate):
         self._method = start_line.method
         self._target = start_line.path
         self._headers = headers
+        self._mend_headers(start_line.version)
+        self._check_framing()
         try:
             self._check_headers(start_line)
         except TqError as error:
             self._refuse(error)
+
+    def _mend_headers(self, version: str) -> None:
+        """Make Tornado see what it would overlook: it compares these two headers as they are written."""
+        expectation = self._headers.pop("Expect", "")
+        if expectation and version != "HTTP/1.0":  # which knows no 100 (RFC 9110, 10.1.1)
+            self._headers["Expect"] = expectation.lower()
+        if "close" in re.split(r"[\t ,]+", self._headers.get("Connection", "").lower()):
+            self._close_at_the_end()
+
+    def _close_at_the_end(self) -> None:
+        self._connection._disconnect_on_finish = True  # type: ignore[attr-defined]
+
+    def _check_framing(self) -> None:
+        """Tornado checks this too, but when it reads the body: an answer of ours could be out by then.
+
+        Raises HTTPInputError, upon which Tornado answers 400 and closes.
+        """
+        lengths = set(re.split(r",[\t ]*", self._headers.get("Content-Length", "0")))
+        coding = self._headers.get("Transfer-Encoding", "chunked")
+        is_both = "Content-Length" in self._headers and "Transfer-Encoding" in self._headers
+        if is_both or len(lengths) > 1 or not re.fullmatch("[0-9]{1,18}", lengths.pop()) or coding.lower() != "chunked":
+            raise httputil.HTTPInputError("Malformed framing")
 
     def _check_headers(self, start_line: httputil.RequestStartLine) -> None:
         settings = self._application.settings
@@ -148,7 +152,10 @@ class _Exchange(httputil.HTTPMessageDelegate):
         hosts = self._headers.get_list("Host")
         if len(hosts) > 1 or (not hosts and start_line.version != "HTTP/1.0"):
             raise HostMissing
-        if int(self._headers.get("Content-Length", "0")) > settings.max_body_bytes:
+        if self._headers.get("Content-Encoding", "identity").lower() != "identity":
+            raise UnsupportedMediaType("Content-Encoding is not taken; send the body as it is.")
+        length = self._headers.get("Content-Length", "0").partition(",")[0]
+        if int(length) > settings.max_body_bytes:
             raise _body_too_large(settings)
 
     def data_received(self, chunk: bytes) -> None:
@@ -163,6 +170,10 @@ class _Exchange(httputil.HTTPMessageDelegate):
             self._body.append(chunk)
 
     def finish(self) -> None:
+        if self._connection.stream.closed():  # type: ignore[attr-defined]
+            # Tornado goes on with what it had read when it closed: this would be run and not answered.
+            self.on_connection_close()
+            return
         if self._is_refused:
             self._end()
             return
@@ -182,32 +193,22 @@ class _Exchange(httputil.HTTPMessageDelegate):
     # --- the route -------------------------------------------------------------
 
     def _run(self) -> None:
-        url = urlsplit(self._target if self._target.startswith("/") else self._absolute())
-        routes, encoded = self._application.router.find(url.path)
-        allowed = _allowed(routes)
+        path, query = _split_target(self._target)
+        resource, encoded = self._application.router.find(path)
         if self._method == "OPTIONS":
-            self._respond(Response(204, headers=(("Allow", allowed),)))
+            self._respond(Response(204, headers=(("Allow", resource.allow),)))
             return
-        route = routes.get(self._method)
-        if self._method == "HEAD" and "HEAD" in allowed:
-            route = routes["GET"]
-        if route is None:
-            error = MethodNotAllowed(f"{url.path[:200]!r} takes {allowed}.")
-            self._respond(problem(error, (("Allow", allowed),)))
+        try:
+            route = resource.route(self._method)
+        except MethodNotAllowed as error:
+            self._respond(problem(error, (("Allow", resource.allow),)))
             return
-        names = [part[1:-1] for part in route.path.split("/") if part.startswith("{")]
-        variables = dict(zip(names, map(_decode_segment, encoded), strict=True))
-        request = Request(self._method, url.path, url.query, self._headers, variables, b"".join(self._body))
+        variables = variables_of(route, encoded)
+        request = Request(self._method, path, query, self._headers, variables, b"".join(self._body))
         self._body.clear()
         asked = route.parse(request)
         self._connection.set_close_callback(self.on_connection_close)  # type: ignore[attr-defined]
         self._application.broker.submit(asked, lambda result: self._answer(route, request, result))
-
-    def _absolute(self) -> str:
-        """The target in absolute form, which every server must take (RFC 9112, 3.2.2)."""
-        if not self._target.startswith(("http://", "https://")):
-            raise InvalidRequest("The request target is neither a path nor an http URL.")
-        return self._target
 
     def _answer(self, route: Route, request: Request, result: Any) -> None:
         if self._is_over:
@@ -230,6 +231,7 @@ class _Exchange(httputil.HTTPMessageDelegate):
         """
         self._is_refused = True
         self._write(problem(error, (("Connection", "close"),)))
+        self._close_at_the_end()
         if "Expect" in self._headers:
             self._end()  # the client waits for a word before it sends its body
 
@@ -243,7 +245,7 @@ class _Exchange(httputil.HTTPMessageDelegate):
         for name, value in response.headers:
             headers.add(name, value)
         headers["Server"] = f"tq/{__version__}"
-        headers["Date"] = email.utils.formatdate(usegmt=True)
+        headers["Date"] = self._application.date()
         headers["Cache-Control"] = "no-store"
         headers["X-Content-Type-Options"] = "nosniff"
         if response.content_type:
@@ -261,24 +263,14 @@ class _Exchange(httputil.HTTPMessageDelegate):
             self._application.ended()
 
 
-def _allowed(routes: dict[str, Route]) -> str:
-    """The Allow header of a path. A GET that only looks can be asked for its head."""
-    methods = {*routes, "OPTIONS"}
-    if "GET" in routes and _only_looks(routes["GET"]):
-        methods.add("HEAD")
-    return ", ".join(sorted(methods))
-
-
-def _only_looks(route: Route) -> bool:
-    result = route.parse.__annotations__["return"]
-    return issubclass(eval(result, route.parse.__globals__), Query)
-
-
-def _decode_segment(segment: str) -> str:
-    try:
-        return unquote_to_bytes(segment).decode()
-    except UnicodeDecodeError as error:
-        raise InvalidQueueName("The path is not UTF-8.") from error
+def _split_target(target: str) -> tuple[str, str]:
+    """Path and query of a request target, which may be in absolute form (RFC 9112, 3.2). Raises InvalidRequest."""
+    origin = re.match(r"https?://[^/?]*", target)
+    relative = target[origin.end() :] if origin else target
+    path, _, query = relative.partition("?")
+    if not path.startswith("/") and (path or not origin):
+        raise InvalidRequest("The request target is neither a path nor an http URL.")
+    return path, query
 
 
 def _body_too_large(settings: Settings) -> MessageTooLarge:
@@ -294,7 +286,7 @@ class Server:
         # The limits that answer properly are checked by _Exchange; these only bound what Tornado buffers.
         self._http = HTTPServer(
             application,
-            max_header_size=2 * application.settings.max_header_bytes + 65_536,
+            max_header_size=2 * application.settings.max_header_bytes + _MIB,
             max_body_size=1 << 62,
         )
 

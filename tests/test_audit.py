@@ -1,0 +1,229 @@
+"""The audit finds what raw writes spoil, each in its own words, and nothing in a store that is sound."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from tests.oracle import Do, delete, open_engine, put
+from tq import codec, keys, model
+from tq.audit import audit
+from tq.codec import MessageRecord
+from tq.model import CreateQueue, DeleteQueue, Draft, PurgeQueue, Receive, Send, Sweep
+from tq.store import Store
+
+NOW_MS = 1_700_000_000_000
+LARGE = Draft(bytes(range(256)) * 40)  # three chunks
+NO_SUM = "the checksum does not match"
+
+
+@pytest.fixture(params=["lmdb", "memory"])
+def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    """Queue q with id 1 and messages 2, 3 (large) and 4; message 1 was received."""
+    store = open_engine(request.param, tmp_path)
+    drafts = (Draft(b"one"), Draft(b"two"), LARGE, Draft(b"four"))
+    store.commit([CreateQueue("q"), Send("q", drafts), Receive("q")], NOW_MS)
+    assert store.read(audit) == []
+    yield store
+    store.close()
+
+
+def findings(engine: Store, *spoil: model.Command) -> list[str]:
+    assert not [result for result in engine.commit(spoil, NOW_MS) if isinstance(result, Exception)]
+    return engine.read(audit)
+
+
+def ready(sequence: int) -> tuple[str, bytes]:
+    return keys.ready_space(1), keys.message_key(sequence)
+
+
+def chunk(number: int, queue_id: int = 1, sequence: int = 3) -> tuple[str, bytes]:
+    return keys.CHUNKS, keys.chunk_key(queue_id, keys.message_key(sequence), number)
+
+
+def change_queue(**changes: Any) -> Do:
+    """Rewrite the record of q."""
+
+    def do(tx: Any) -> None:
+        record = codec.unpack_queue(tx.space(keys.QUEUES).get(b"q"))
+        tx.space(keys.QUEUES).put(b"q", codec.pack_queue(msgspec.structs.replace(record, **changes)))
+
+    return Do(do)
+
+
+def copy_queue(name: bytes) -> Do:
+    return Do(lambda tx: tx.space(keys.QUEUES).put(name, tx.space(keys.QUEUES).get(b"q")))
+
+
+def belongs_to_nothing(name: str, key: bytes) -> str:
+    return f"{name}: {key.hex()} belongs to no {'message' if name == 'chunks' else 'queue'}"
+
+
+RECORD = codec.QueueRecord(1, 1, 0, model.QueueSettings())
+MESSAGE = codec.pack_message(MessageRecord(NOW_MS, 0, None, b"x"))
+
+
+# --- nothing to find ---------------------------------------------------------------------------
+
+
+def test_a_new_store_is_sound(tmp_path: Path) -> None:
+    for kind in ("lmdb", "memory"):
+        store = open_engine(kind, tmp_path)
+        assert store.read(audit) == []
+        store.close()
+
+
+def test_garbage_quarantine_and_half_a_sweep_are_sound(engine: Store) -> None:
+    engine.commit([CreateQueue("other"), Send("other", (LARGE, LARGE))], NOW_MS)
+    assert findings(engine, put(*ready(3), b"")) != []
+    assert findings(engine, Receive("q", 9)) == []
+    assert findings(engine, Send("q", (LARGE,)), PurgeQueue("q"), DeleteQueue("other")) == []
+    while engine.commit([Sweep(2)], NOW_MS)[0]:
+        assert engine.read(audit) == []
+    assert engine.read(audit) == []
+
+
+# --- queues ---------------------------------------------------------------------------
+
+
+def test_a_queue_record_that_cannot_be_read(engine: Store) -> None:
+    found = findings(engine, put(keys.QUEUES, b"q", codec.pack_queue(RECORD)[:-1] + b"?"))
+    chunks = [belongs_to_nothing("chunks", chunk(number)[1]) for number in range(3)]
+    assert found == [f"queue q: {NO_SUM}", *chunks, "queue/1 belongs to no queue"]
+
+
+def test_two_queues_of_one_id(engine: Store) -> None:
+    assert findings(engine, copy_queue(b"r")) == ["queue r: its id 1 is not its own"]
+
+
+def test_a_queue_whose_id_was_let_go(engine: Store) -> None:
+    assert findings(engine, put(keys.GARBAGE, keys.queue_prefix(1), b"")) == ["queue q: its id 1 is not its own"]
+
+
+def test_a_queue_whose_id_is_to_be_given_out(engine: Store) -> None:
+    lower = put(keys.META, keys.NEXT_QUEUE_ID, (1).to_bytes(8))
+    assert findings(engine, lower) == ["queue q: its id 1 is not its own"]
+
+
+def test_a_queue_without_a_next_id(engine: Store) -> None:
+    assert findings(engine, delete(keys.META, keys.NEXT_QUEUE_ID)) == ["queue q: its id 1 is not its own"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"sent": 5}, "queue q: 5 sent, 3 there and 1 gone do not add up (next is 5)"),
+        ({"received": 2}, "queue q: 4 sent, 3 there and 2 gone do not add up (next is 5)"),
+        ({"purged": 1}, "queue q: 4 sent, 3 there and 2 gone do not add up (next is 5)"),
+        ({"quarantined": 1}, "queue q: 4 sent, 3 there and 2 gone do not add up (next is 5)"),
+        ({"next_sequence": 6}, "queue q: 4 sent, 3 there and 1 gone do not add up (next is 6)"),
+    ],
+)
+def test_counters_that_do_not_add_up(engine: Store, changes: dict[str, int], sentence: str) -> None:
+    assert findings(engine, change_queue(**changes)) == [sentence]
+
+
+# --- messages ---------------------------------------------------------------------------
+
+
+def test_a_message_that_is_lost(engine: Store) -> None:
+    [finding] = findings(engine, delete(*ready(2)))
+    assert finding == "queue q: 4 sent, 2 there and 1 gone do not add up (next is 5)"
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        keys.message_key(0),
+        keys.message_key(5),
+        keys.message_key(keys.MAX_SEQUENCE),
+        b"\x08" + keys.message_key(2)[1:],
+        keys.message_key(4) + b"\0",
+        keys.message_key(4)[:-1],
+    ],
+    ids=bytes.hex,
+)
+def test_a_key_that_was_not_given_out(engine: Store, key: bytes) -> None:
+    found = findings(engine, put(ready(1)[0], key, MESSAGE), change_queue(received=0))
+    assert found == [f"queue q: the key {key.hex()} is not one that was given out"]
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        (MESSAGE[:-1] + b"?", NO_SUM),
+        (b"", "record version missing is unknown"),
+        (b"\2", "record version 02 is unknown"),
+    ],
+)
+def test_a_message_that_cannot_be_read(engine: Store, value: bytes, why: str) -> None:
+    assert findings(engine, put(*ready(2), value)) == [f"queue q: message 2: {why}"]
+
+
+NOT_SENT = "queue q: message 3: the chunks are not the body that was sent"
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_a_chunk_that_is_lost_or_changed(engine: Store, number: int) -> None:
+    assert findings(engine, put(*chunk(number), b"changed")) == [NOT_SENT]
+    assert findings(engine, delete(*chunk(number))) == [NOT_SENT]
+
+
+def test_a_count_that_is_wrong(engine: Store) -> None:
+    """No raw write does that: LMDB itself would have to miscount."""
+
+    class Miscounting:
+        def __init__(self, inner: Any) -> None:
+            self.inner = inner
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.inner, name)
+
+        def space(self, name: str) -> Any:
+            return Miscounting(self.inner.space(name))
+
+        def count(self) -> int:
+            return int(self.inner.count()) + 1
+
+    found = engine.read(lambda tx: audit(Miscounting(tx)))
+    assert found == ["queue q: 3 messages are there and 4 are counted"]
+
+
+# --- what belongs to nothing -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "key", [chunk(3)[1], chunk(0, sequence=2)[1], chunk(0, sequence=9)[1], chunk(0, queue_id=7)[1]]
+)
+def test_a_chunk_of_no_message(engine: Store, key: bytes) -> None:
+    assert findings(engine, put(keys.CHUNKS, key, b"x")) == [belongs_to_nothing("chunks", key)]
+
+
+def test_a_message_that_leaves_its_chunks(engine: Store) -> None:
+    found = findings(engine, delete(*ready(3)), change_queue(received=2))
+    assert found == [belongs_to_nothing("chunks", chunk(number)[1]) for number in range(3)]
+
+
+def test_quarantine_of_no_queue(engine: Store) -> None:
+    key = keys.shared_key(7, keys.message_key(1))
+    assert findings(engine, put(keys.QUARANTINE, key, b"x")) == [belongs_to_nothing("quarantine", key)]
+
+
+def test_a_space_of_no_queue(engine: Store) -> None:
+    assert findings(engine, put(keys.ready_space(7), keys.message_key(1), MESSAGE)) == ["queue/7 belongs to no queue"]
+
+
+def test_garbage_that_is_forgotten(engine: Store) -> None:
+    engine.commit([PurgeQueue("q")], NOW_MS)
+    found = findings(engine, delete(keys.GARBAGE, keys.queue_prefix(1)))
+    chunks = [belongs_to_nothing("chunks", chunk(number)[1]) for number in range(3)]
+    assert found == [*chunks, "queue/1 belongs to no queue"]
+
+
+def test_every_finding_is_reported(engine: Store) -> None:
+    found = findings(engine, delete(*chunk(0)), put(*ready(2), b"?"), copy_queue(b"r"))
+    assert len(found) == 5  # both records twice, as two queues claim them, and the id

@@ -1,0 +1,506 @@
+"""The engine on disk: no room, failing writes, handles, and reads while something is written."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import lmdb
+import pytest
+
+import tq.store.lmdb as engine_module
+from tests.harness import findings, open_store
+from tests.oracle import Do, dump, open_engine, put
+from tq import keys, lifecycle, model
+from tq.audit import audit
+from tq.errors import StorageFailed, StorageFull, TqError
+from tq.model import CreateQueue, DeleteQueue, Draft, Peek, PurgeQueue, Receive, Send, Sweep
+from tq.store.lmdb import LmdbStore
+
+MIB = 1 << 20
+A_MOMENT_S = 0.2  # for a thread that may be right to wait; nothing is asserted about how long it takes
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[LmdbStore]:
+    store = open_engine("lmdb", tmp_path / "data")
+    yield store
+    store.close()
+    assert findings(tmp_path / "data") == []
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 8 MB."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", path], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"a disk cannot be mounted here: {mounted.stderr.strip()}")
+    yield path
+    subprocess.run(["umount", "--lazy", path], check=True)
+
+
+def one(store: LmdbStore, command: model.Command) -> Any:
+    [result] = store.commit([command], 0)
+    return result
+
+
+def sends(first: int, number: int, size: int = 1_000) -> list[model.Command]:
+    """Commands of one message each, whose contents are numbered."""
+    return [Send("q", (Draft(b"%d".ljust(size) % n),)) for n in range(first, first + number)]
+
+
+def fill(store: LmdbStore, group_size: int = 10, size: int = 1_000) -> list[bytes]:
+    """Send until the store is full; the contents that were acknowledged, in order."""
+    one(store, CreateQueue("q"))
+    acknowledged: list[bytes] = []
+    while True:
+        group = sends(len(acknowledged), group_size, size)
+        results = store.commit(group, 0)
+        acknowledged += [c.drafts[0].content for c, r in zip(group, results, strict=True) if isinstance(r, list)]
+        full = [result for result in results if not isinstance(result, list)]
+        if full:
+            assert {type(result) for result in full} == {StorageFull}
+            return acknowledged
+
+
+def drain(store: LmdbStore, limit: int = 7) -> list[bytes]:
+    """Receive everything."""
+    received: list[bytes] = []
+    while messages := one(store, Receive("q", limit)).messages:
+        received += [message.content for message in messages]
+    return received
+
+
+# --- how LMDB is opened ---------------------------------------------------------------------------
+
+
+def test_lmdb_is_opened_with_its_safe_defaults(store: LmdbStore) -> None:
+    flags = store._env.flags()
+    assert flags["sync"]
+    assert flags["metasync"]
+    assert flags["lock"]
+    assert not flags["writemap"]
+    assert not flags["map_async"]
+
+
+def test_what_was_committed_is_there_after_opening_again(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    results = store.commit([CreateQueue("q"), Send("q", (Draft(b"a"), Draft(b"b" * 10_000))), Receive("q")], 5)
+    assert not [result for result in results if isinstance(result, Exception)]
+    before = store.read(dump)
+    store.close()
+    store = open_store(tmp_path)
+    assert store.read(dump) == before
+    store.close()
+
+
+def test_check_sees_a_damaged_structure(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    one(store, CreateQueue("q"))
+    assert store.check() == []
+    data = (tmp_path / "data.mdb").read_bytes()
+    (tmp_path / "data.mdb").write_bytes(data[:8192] + b"\xa5" * (len(data) - 8192))
+    assert store.check() != []
+    (tmp_path / "data.mdb").write_bytes(data)
+    store.close()
+
+
+# --- the quota ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def quota_store(tmp_path: Path) -> Iterator[LmdbStore]:
+    store = open_store(tmp_path / "data", max_store_bytes=MIB)
+    yield store
+    store.close()
+    assert findings(tmp_path / "data") == []
+
+
+def test_at_the_quota_only_what_grows_is_refused(quota_store: LmdbStore) -> None:
+    acknowledged = fill(quota_store)
+    assert 0.9 * MIB < quota_store.info().used_bytes < 1.1 * MIB
+    assert quota_store.info().available_bytes == 0
+    [probe, refused, received, created, swept] = quota_store.commit(
+        [model.Probe(), *sends(0, 1), Receive("q"), CreateQueue("new"), Sweep(9)], 0
+    )
+    assert (probe, swept) == (None, False)
+    assert isinstance(refused, StorageFull)
+    assert isinstance(created, StorageFull)
+    assert received.messages[0].content == acknowledged[0]
+
+
+def test_receives_make_room(quota_store: LmdbStore) -> None:
+    for _ in range(3):
+        acknowledged = fill(quota_store)
+        assert drain(quota_store) == acknowledged
+        assert isinstance(one(quota_store, sends(0, 1)[0]), list)
+        drain(quota_store)
+    assert quota_store.info().file_bytes < 1.1 * MIB
+
+
+def test_a_purge_and_the_sweep_make_room(quota_store: LmdbStore) -> None:
+    for _ in range(3):
+        acknowledged = fill(quota_store, size=10_000)
+        assert one(quota_store, PurgeQueue("q")) == len(acknowledged)
+        while one(quota_store, Sweep(100)):
+            pass
+        assert isinstance(one(quota_store, sends(0, 1)[0]), list)
+        drain(quota_store)
+    assert quota_store.info().file_bytes < 1.1 * MIB
+
+
+# --- a full disk ---------------------------------------------------------------------------
+
+
+def fill_disk(disk: Path) -> Path:
+    """Let another file take every byte that is left."""
+    filler = disk / "filler"
+    with suppress(OSError), filler.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    assert os.statvfs(disk).f_bavail == 0
+    return filler
+
+
+@pytest.mark.parametrize("size", [1_000, 10_000])
+def test_a_full_disk_takes_no_messages_and_gives_them_all(small_disk: Path, size: int) -> None:
+    store = open_store(small_disk / "data")
+    for _ in range(3):
+        acknowledged = fill(store, size=size)
+        assert len(acknowledged) * size > 4 * MIB
+        assert drain(store) == acknowledged
+    assert isinstance(one(store, sends(0, 1)[0]), list)
+    store.close()
+    assert findings(small_disk / "data") == []
+
+
+def test_when_another_file_fills_the_disk_the_reserve_lets_receivers_go_on(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "READER_CHECK_S", 0)
+    store = open_store(small_disk / "data")
+    one(store, CreateQueue("q"))
+    messages = [command.drafts[0].content for command in sends(0, 1_000)]
+    store.commit(sends(0, 1_000), 0)
+    reserve = small_disk / "data" / "reserve"
+    assert reserve.stat().st_size == MIB
+    filler = fill_disk(small_disk)
+    assert drain(store) == messages
+    assert reserve.stat().st_size == 0
+    assert isinstance(one(store, sends(0, 1)[0]), list)  # into pages that are free now
+    filler.unlink()
+    one(store, Receive("q"))
+    assert reserve.stat().st_size == MIB
+    store.close()
+    assert findings(small_disk / "data") == []
+
+
+def test_the_reserve_serves_more_than_once(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "READER_CHECK_S", 0)
+    store = open_store(small_disk / "data")
+    for _ in range(3):
+        acknowledged = fill(store)
+        filler = fill_disk(small_disk)
+        assert drain(store) == acknowledged
+        filler.unlink()
+    store.close()
+    assert findings(small_disk / "data") == []
+
+
+def test_a_purge_frees_a_full_disk(small_disk: Path) -> None:
+    store = open_store(small_disk / "data")
+    acknowledged = fill(store, size=10_000)
+    fill_disk(small_disk)
+    assert one(store, PurgeQueue("q")) == len(acknowledged)
+    while one(store, Sweep(100)):
+        pass
+    assert isinstance(one(store, sends(0, 1)[0]), list)
+    store.close()
+    assert findings(small_disk / "data") == []
+
+
+def test_a_store_opens_on_a_full_disk(small_disk: Path) -> None:
+    store = open_store(small_disk / "data")
+    acknowledged = fill(store)
+    store.close()
+    fill_disk(small_disk)
+    store = open_store(small_disk / "data")
+    assert isinstance(one(store, sends(0, 1)[0]), StorageFull)
+    assert drain(store) == acknowledged
+    store.close()
+    assert findings(small_disk / "data") == []
+
+
+def test_a_group_that_is_too_large_for_what_is_left(small_disk: Path) -> None:
+    """The room was enough when it was asked for, and the disk fills up while the group is written."""
+    store = open_store(small_disk / "data")
+    one(store, CreateQueue("q"))
+    acknowledged: list[bytes] = []
+    for _ in range(4):
+        group = [*sends(0, 40, 100_000), Receive("q", 1)]
+        results = store.commit(group, 0)
+        for command, result in zip(group, results, strict=True):
+            assert isinstance(result, list | StorageFull | model.Received)
+            if isinstance(result, list):
+                acknowledged.append(command.drafts[0].content)
+        assert [m.content for m in results[-1].messages] == [acknowledged.pop(0)]
+    assert any(isinstance(result, StorageFull) for result in results)
+    assert drain(store) == acknowledged
+    store.close()
+    assert findings(small_disk / "data") == []
+
+
+# --- failing writes, through the seam ----------------------------------------------------------
+
+
+def failure(code: int) -> lmdb.Error:
+    error = lmdb.Error("mdb_txn_commit: made up")
+    error.code = code
+    return error
+
+
+def break_commits(store: LmdbStore, monkeypatch: pytest.MonkeyPatch, code: int, times: int = 1_000) -> list[int]:
+    """Let this many commits fail; the list grows with each."""
+    failed: list[int] = []
+    commit = store._commit_txn
+
+    def fail(txn: Any) -> None:
+        if len(failed) == times:
+            commit(txn)
+            return
+        failed.append(code)
+        txn.abort()
+        raise failure(code)
+
+    monkeypatch.setattr(store, "_commit_txn", fail)
+    return failed
+
+
+def test_a_failed_write_acknowledges_nothing(store: LmdbStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.commit([CreateQueue("q"), *sends(1, 1)], 0)
+    before = store.read(dump)
+    failed = break_commits(store, monkeypatch, errno.EIO)
+    with pytest.raises(StorageFailed):
+        store.commit([*sends(2, 3), Receive("q"), CreateQueue("new"), PurgeQueue("q")], 0)
+    assert failed == [errno.EIO]  # it was not tried again
+    assert store.read(dump) == before
+    with pytest.raises(StorageFailed):
+        one(store, Receive("q"))
+    assert store.read(dump) == before
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_refuses_what_grows(store: LmdbStore, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    store.commit([CreateQueue("q"), *sends(1, 1)], 0)
+    break_commits(store, monkeypatch, code)
+    results = store.commit([*sends(2, 2), Receive("q"), CreateQueue("new")], 0)
+    assert [type(result) for result in results] == [StorageFull] * 4
+    monkeypatch.undo()
+    assert [message.content for message in one(store, Receive("q", 9)).messages] == [sends(1, 1)[0].drafts[0].content]
+
+
+def test_the_reserve_is_given_up_for_what_does_not_grow(store: LmdbStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.commit([CreateQueue("q"), *sends(1, 1)], 0)
+    reserve = store._directory.path / "reserve"
+    failed = break_commits(store, monkeypatch, errno.ENOSPC, times=1)
+    assert isinstance(one(store, sends(2, 1)[0]), StorageFull)
+    assert reserve.stat().st_size == MIB
+    failed.clear()
+    assert len(one(store, Receive("q")).messages) == 1
+    assert reserve.stat().st_size == 0
+
+
+def test_a_short_write_on_a_full_disk_is_no_failure(store: LmdbStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.commit([CreateQueue("q"), *sends(1, 1)], 0)
+    commit = store._commit_txn
+
+    def fill_up_and_fail(txn: Any) -> None:
+        monkeypatch.setattr(store._directory, "disk_free_bytes", lambda: 0)
+        monkeypatch.setattr(store, "_commit_txn", commit)
+        txn.abort()
+        raise failure(errno.EIO)
+
+    monkeypatch.setattr(store, "_commit_txn", fill_up_and_fail)
+    assert isinstance(one(store, sends(2, 1)[0]), StorageFull)
+    assert len(one(store, Receive("q", 9)).messages) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"), [(failure(errno.EIO), StorageFailed), (lmdb.MapFullError("made up"), StorageFull)]
+)
+def test_a_write_may_fail_before_the_commit(store: LmdbStore, error: lmdb.Error, expected: type) -> None:
+    def fail(_: Any) -> None:
+        raise error
+
+    try:
+        result = one(store, Do(fail))
+    except StorageFailed as raised:
+        result = raised
+    assert type(result) is expected
+
+
+def test_a_store_that_cannot_begin_has_failed(store: LmdbStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def begin(**_: Any) -> None:
+        raise lmdb.PanicError("made up")
+
+    broken = SimpleNamespace(begin=begin, reader_check=lambda: 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "_env", broken)
+        with pytest.raises(StorageFailed):
+            store.commit([CreateQueue("q")], 0)
+
+
+# --- handles, and reads while something is written ---------------------------------------------
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[Callable[..., Future[Any]]]:
+    """Runs a call in another thread and gives it a moment; it may be right that it waits for this one."""
+    with ThreadPoolExecutor() as threads:
+
+        def run(call: Callable[..., Any], *args: Any) -> Future[Any]:
+            future = threads.submit(call, *args)
+            wait([future], A_MOMENT_S)
+            return future
+
+        yield run
+
+
+def test_a_read_sees_nothing_of_an_open_transaction(store: LmdbStore, elsewhere: Any) -> None:
+    store.commit([put("s", b"a", b"1")], 0)
+
+    def do(tx: Any) -> Any:
+        tx.space("s").put(b"a", b"2")
+        tx.space("new").put(b"b", b"3")
+        return elsewhere(store.read, lambda tx: (dump(tx), tx.space("new").count()))
+
+    assert one(store, Do(do)).result() == ({"s": [(b"a", b"1")]}, 0)
+
+
+def test_a_read_sees_what_an_open_transaction_drops(store: LmdbStore, elsewhere: Any) -> None:
+    store.commit([put("s", b"a", b"1")], 0)
+
+    def do(tx: Any) -> Any:
+        tx.drop("s")
+        return elsewhere(store.read, lambda tx: (tx.spaces(), tx.space("s").count()))
+
+    assert one(store, Do(do)).result() in ((["s"], 1), ([], 0))  # all before or all after
+
+
+def test_a_read_that_began_before_a_space_was_made_does_not_see_it(store: LmdbStore, elsewhere: Any) -> None:
+    store.commit([put("s", b"a", b"1")], 0)
+
+    def look(tx: Any) -> Any:
+        commit = elsewhere(store.commit, [put("new", b"a", b"1")], 0)
+        return commit, tx.space("new").get(b"a"), tx.space("new").count(), list(tx.space("new").scan())
+
+    commit, *seen = store.read(look)
+    assert seen == [None, 0, []]
+    assert commit.result() == [None]
+    assert store.read(lambda tx: tx.space("new").get(b"a")) == b"1"
+
+
+def test_room_is_counted_while_a_space_is_made(
+    store: LmdbStore, elsewhere: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = store.read
+
+    def slow_read(look: Any) -> Any:
+        return read(lambda tx: (elsewhere(store.commit, [put("new", b"a", b"1")], 0), look(tx))[1])
+
+    monkeypatch.setattr(store, "read", slow_read)
+    assert store.info().used_bytes > 0
+
+
+def test_a_read_right_after_the_commit_sees_all_of_it(
+    store: LmdbStore, elsewhere: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LMDB shows a commit to readers before `commit` returns to the writer's thread."""
+    one(store, CreateQueue("other"))
+    commit = store._commit_txn
+    looks: list[Any] = []
+
+    def commit_and_look(txn: Any) -> None:
+        commit(txn)
+        looks.append(elsewhere(store.read, look))
+
+    def look(tx: Any) -> Any:
+        return lifecycle.answer(tx, model.GetQueue("q"), 0).counters.sent, lifecycle.answer(tx, Peek("q"), 0).messages
+
+    monkeypatch.setattr(store, "_commit_txn", commit_and_look)
+    store.commit([CreateQueue("q"), *sends(1, 1)], 0)
+    sent, messages = looks[0].result()
+    assert (sent, len(messages)) == (1, 1)
+
+
+def test_queues_come_and_go_while_others_look(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    problems: list[Any] = []
+    is_over = threading.Event()
+
+    def look() -> None:
+        while not is_over.is_set():
+            try:
+                problems.extend(store.read(audit))
+                store.info()
+                store.read(lambda tx: lifecycle.answer(tx, model.ListQueues(), 0))
+            except Exception as error:
+                problems.append(error)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    for turn in range(150):
+        name = f"q{turn % 7}"
+        group = [CreateQueue(name), Send(name, (Draft(b"x" * 5_000),)), (PurgeQueue, DeleteQueue)[turn % 2](name)]
+        for result in store.commit([*group, Sweep(100)], 0):
+            assert not isinstance(result, Exception), result
+    is_over.set()
+    thread.join()
+    store.close()
+    assert problems == []
+
+
+def test_a_thousand_queues_are_there_after_opening_again(tmp_path: Path) -> None:
+    names = [f"q{number}" for number in range(1_000)]
+    store = open_store(tmp_path)
+    store.commit([CreateQueue(name) for name in names], 0)
+    store.commit([Send(name, (Draft(name.encode()),)) for name in names], 0)
+    store.close()
+    store = open_store(tmp_path)
+    assert store.read(lambda tx: lifecycle.answer(tx, model.GetTotals(), 0)) == model.Totals(1_000, model.Counts(1_000))
+    received = store.commit([Receive(name) for name in names], 0)
+    assert [result.messages[0].content.decode() for result in received] == names
+    store.close()
+
+
+@pytest.mark.parametrize("is_culprit_first", [True, False])
+def test_a_thrown_away_group_leaves_usable_handles(store: LmdbStore, is_culprit_first: bool) -> None:
+    def fail(_: Any) -> None:
+        raise ZeroDivisionError
+
+    for number in range(20):
+        name = f"q{number}"
+        group = [CreateQueue(name), Send(name, (Draft(b"1"),)), PurgeQueue(name), Send(name, (Draft(b"2"),))]
+        store.commit([Do(fail), *group] if is_culprit_first else [*group, Do(fail)], 0)
+        assert [m.content for m in one(store, Receive(name, 9)).messages] == [b"2"]
+        one(store, Sweep(1))
+    assert len(store.read(dump)[keys.QUEUES]) == 20
+
+
+def test_running_out_of_handles_fails_one_command_alone(tmp_path: Path) -> None:
+    store = open_engine("lmdb", tmp_path, max_spaces=3)
+    results = store.commit([put(name, b"a", b"1") for name in ("s1", "s2", "s3", "s4", "s1")], 0)
+    assert [isinstance(result, lmdb.DbsFullError) for result in results] == [False, False, False, True, False]
+    assert not isinstance(results[3], TqError)
+    assert sorted(store.read(dump)) == ["s1", "s2", "s3"]
+    store.close()

@@ -1,0 +1,328 @@
+"""Group commit, with a store that holds each commit until the test lets it go."""
+
+from __future__ import annotations
+
+import itertools
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+
+import pytest
+
+from tq.errors import Overloaded, QueueNotFound, StorageFailed
+from tq.model import Command, Draft, Receive, Send
+from tq.store import Store
+from tq.writer import MAX_GROUP_BYTES, MAX_GROUP_COMMANDS, Writer
+
+PATIENCE_S = 10  # only how long a test that fails takes to say so
+
+
+class HeldStore:
+    """Its `commit` begins, waits for a permit, and answers each command with that command."""
+
+    def __init__(self) -> None:
+        self.groups: list[list[Command]] = []
+        self.times_ms: list[int] = []
+        self.begun = threading.Semaphore(0)
+        self.permits = threading.Semaphore(0)
+        self.answer: Callable[[list[Command]], list[Any]] = list
+
+    def commit(self, commands: list[Command], now_ms: int) -> list[Any]:
+        self.groups.append(commands)
+        self.times_ms.append(now_ms)
+        self.begun.release()
+        assert self.permits.acquire(timeout=PATIENCE_S)
+        return self.answer(commands)
+
+
+class Bench:
+    """A writer on a held store. Each call of `deliver` is one entry of `delivered`."""
+
+    def __init__(self, commands: int = 10_000, size: int = 1 << 30) -> None:
+        self.store = HeldStore()
+        self.delivered: queue.Queue[list[Any]] = queue.Queue()
+        self.clock: Iterator[int] = itertools.count(100)
+        self.writer = Writer(
+            cast(Store, self.store),
+            lambda: next(self.clock),
+            self.deliver,
+            max_waiting_commands=commands,
+            max_waiting_bytes=size,
+        )
+
+    def deliver(self, results: list[tuple[Callable[[Any], None], Any]]) -> None:
+        for done, result in results:
+            done(result)
+        self.delivered.put([result for _, result in results])
+
+    def submit(self, *commands: Command) -> None:
+        for command in commands:
+            self.writer.submit(command, lambda _: None)
+
+    def block(self) -> Command:
+        """Let the writer sit in a commit, so that everything else waits."""
+        first = Receive("first")
+        self.submit(first)
+        self.wait_for_a_commit()
+        return first
+
+    def wait_for_a_commit(self) -> None:
+        assert self.store.begun.acquire(timeout=PATIENCE_S)
+
+    def let_go(self, commits: int = 1) -> list[list[Any]]:
+        """Let commits end; what was delivered for each."""
+        self.store.permits.release(commits)
+        return [self.delivered.get(timeout=PATIENCE_S) for _ in range(commits)]
+
+
+@pytest.fixture
+def make_bench() -> Iterator[Callable[..., Bench]]:
+    made: list[Bench] = []
+
+    def make(**bounds: int) -> Bench:
+        made.append(Bench(**bounds))
+        return made[-1]
+
+    yield make
+    for bench in made:
+        bench.store.permits.release(1_000)
+        bench.writer.close()
+        assert not bench.writer._thread.is_alive()
+
+
+@pytest.fixture
+def bench(make_bench: Callable[..., Bench]) -> Bench:
+    return make_bench()
+
+
+def numbered(count: int) -> list[Command]:
+    return [Receive("q", number) for number in range(count)]
+
+
+def sized(*sizes: int) -> list[Command]:
+    return [Send("q", (Draft(bytes(size)),)) for size in sizes]
+
+
+# --- groups ---------------------------------------------------------------------------
+
+
+def test_one_command_is_committed_at_once(bench: Bench) -> None:
+    first = bench.block()
+    assert bench.delivered.empty()  # nothing is answered before the commit is over
+    assert bench.let_go() == [[first]]
+    assert bench.store.groups == [[first]]
+
+
+def test_what_arrives_during_a_commit_is_the_next_group(bench: Bench) -> None:
+    first = bench.block()
+    commands = numbered(3)
+    bench.submit(*commands)
+    assert bench.let_go() == [[first]]
+    bench.wait_for_a_commit()
+    last = Receive("last")
+    bench.submit(last)
+    assert bench.let_go(2) == [commands, [last]]
+    assert bench.store.groups == [[first], commands, [last]]
+
+
+def test_each_group_has_its_time(bench: Bench) -> None:
+    bench.block()
+    bench.submit(*numbered(3))
+    bench.let_go(2)
+    assert bench.store.times_ms == [100, 101]
+
+
+def test_each_command_gets_its_own_result(bench: Bench) -> None:
+    results: dict[str, Any] = {}
+    bench.store.answer = lambda commands: [QueueNotFound() if c.queue == "b" else c.queue for c in commands]
+    bench.block()
+    for name in "abc":
+        bench.writer.submit(Receive(name), lambda result, name=name: results.__setitem__(name, result))
+    bench.let_go(2)
+    assert (results["a"], results["c"]) == ("a", "c")
+    assert isinstance(results["b"], QueueNotFound)
+    assert bench.writer.failure is None
+
+
+def test_a_group_has_so_many_commands(bench: Bench) -> None:
+    bench.block()
+    commands = numbered(2 * MAX_GROUP_COMMANDS + 500)
+    bench.submit(*commands)
+    delivered = bench.let_go(4)
+    assert [len(results) for results in delivered] == [1, MAX_GROUP_COMMANDS, MAX_GROUP_COMMANDS, 500]
+    assert list(itertools.chain(*delivered[1:])) == commands
+
+
+def test_a_group_has_so_many_bytes(bench: Bench) -> None:
+    third = MAX_GROUP_BYTES // 3 + 1
+    bench.block()
+    bench.submit(*sized(third, third, third, third, MAX_GROUP_BYTES * 2, 1, MAX_GROUP_BYTES, 0, 1))
+    assert [len(results) for results in bench.let_go(5)] == [1, 3, 2, 2, 2]
+
+
+def test_a_command_may_be_submitted_while_results_are_delivered(bench: Bench) -> None:
+    second = Receive("second")
+    bench.writer.submit(Receive("q"), lambda _: bench.submit(second))
+    assert bench.let_go(2) == [[Receive("q")], [second]]
+
+
+def test_many_threads_keep_each_their_order(bench: Bench) -> None:
+    bench.store.permits.release(100_000)
+    results: list[Command] = []
+
+    def work(name: str) -> None:
+        for number in range(300):
+            bench.writer.submit(Receive(name, number), results.append)
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in "abcdefgh"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    bench.writer.close()
+    for name in "abcdefgh":
+        assert [c.limit for c in results if c.queue == name] == list(range(300))
+    assert list(itertools.chain(*bench.store.groups)) == results
+
+
+# --- bounds on what waits --------------------------------------------------------------
+
+
+def test_so_many_commands_wait(make_bench: Callable[..., Bench]) -> None:
+    bench = make_bench(commands=3)
+    first = bench.block()  # it does not wait any more
+    bench.submit(*numbered(3))
+    with pytest.raises(Overloaded, match="3 commands wait"):
+        bench.submit(Receive("one too many"))
+    assert bench.let_go(2) == [[first], numbered(3)]
+    bench.submit(Receive("later"))
+    assert bench.let_go() == [[Receive("later")]]
+
+
+def test_so_many_bytes_wait(make_bench: Callable[..., Bench]) -> None:
+    bench = make_bench(size=100)
+    first = bench.block()
+    bench.submit(*sized(60))
+    with pytest.raises(Overloaded, match="60 bytes wait"):
+        bench.submit(*sized(41))
+    bench.submit(*sized(40), Receive("no bytes"))
+    with pytest.raises(Overloaded, match="100 bytes wait"):
+        bench.submit(*sized(1))
+    assert bench.let_go(2) == [[first], [*sized(60, 40), Receive("no bytes")]]
+
+
+def test_room_for_bytes_comes_back_when_a_group_begins(make_bench: Callable[..., Bench]) -> None:
+    bench = make_bench(size=100)
+    bench.block()
+    for _ in range(3):
+        bench.submit(*sized(50, 50))
+        bench.let_go()
+        bench.wait_for_a_commit()
+    bench.submit(*sized(100))
+    with pytest.raises(Overloaded):
+        bench.submit(*sized(1))
+
+
+def test_a_command_larger_than_all_that_may_wait_goes_alone(make_bench: Callable[..., Bench]) -> None:
+    bench = make_bench(size=100)
+    bench.block()
+    bench.submit(*sized(1_000))
+    with pytest.raises(Overloaded):
+        bench.submit(*sized(1))
+    bench.let_go(2)
+    bench.submit(*sized(100))
+
+
+# --- the end ---------------------------------------------------------------------------
+
+
+def test_closing_commits_what_waits(bench: Bench) -> None:
+    first = bench.block()
+    bench.submit(*numbered(3))
+    closing = threading.Thread(target=bench.writer.close)
+    closing.start()
+    assert closing.is_alive()
+    assert bench.let_go(2) == [[first], numbered(3)]
+    closing.join(PATIENCE_S)
+    assert not closing.is_alive()
+    with pytest.raises(Overloaded, match="stopping"):
+        bench.submit(Receive("too late"))
+    assert len(bench.store.groups) == 2
+
+
+def test_closing_refuses_at_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also while the last group is still being committed."""
+    bench.block()
+    is_joining = threading.Event()
+    join = bench.writer._thread.join
+    monkeypatch.setattr(bench.writer._thread, "join", lambda: (is_joining.set(), join()))
+    closing = threading.Thread(target=bench.writer.close)
+    closing.start()
+    assert is_joining.wait(PATIENCE_S)
+    with pytest.raises(Overloaded):
+        bench.submit(Receive("too late"))
+    bench.let_go()
+    closing.join()
+
+
+def test_closing_an_idle_writer_twice(bench: Bench) -> None:
+    bench.writer.close()
+    bench.writer.close()
+    assert bench.store.groups == []
+
+
+# --- failure ---------------------------------------------------------------------------
+
+
+def fail_with(error: Exception) -> Callable[[list[Command]], list[Any]]:
+    def answer(_: list[Command]) -> list[Any]:
+        raise error
+
+    return answer
+
+
+@pytest.mark.parametrize("error", [StorageFailed("the disk is gone"), ZeroDivisionError("the disk is gone")])
+def test_a_failed_commit_fails_its_group_and_all_after(bench: Bench, error: Exception) -> None:
+    first = bench.block()
+    bench.submit(*numbered(3))
+    assert bench.let_go() == [[first]]
+    bench.wait_for_a_commit()
+    bench.submit(*numbered(2))
+    bench.store.answer = fail_with(error)
+    delivered = bench.let_go()  # both groups: the second needs no permit
+    delivered.append(bench.delivered.get(timeout=PATIENCE_S))
+
+    assert [len(results) for results in delivered] == [3, 2]
+    for result in itertools.chain(*delivered):
+        assert isinstance(result, StorageFailed)
+        assert str(result) == "the disk is gone"
+    assert len(bench.store.groups) == 2  # the store is not touched again
+    with pytest.raises(StorageFailed, match="the disk is gone"):
+        bench.submit(Receive("later"))
+    assert isinstance(bench.writer.failure, StorageFailed)
+
+
+def test_the_store_s_own_error_is_passed_on(bench: Bench) -> None:
+    error = StorageFailed("as it is")
+    bench.store.answer = fail_with(error)
+    bench.block()
+    [[result]] = bench.let_go()
+    assert result is error
+    assert bench.writer.failure is error
+
+
+def test_a_failed_writer_can_be_closed(bench: Bench) -> None:
+    bench.store.answer = fail_with(StorageFailed())
+    bench.block()
+    bench.let_go()
+    bench.writer.close()
+    with pytest.raises(StorageFailed):
+        bench.submit(Receive("later"))
+
+
+def test_a_clock_that_fails_is_a_failure_too(bench: Bench) -> None:
+    bench.clock = iter(())
+    bench.submit(Receive("q"))
+    assert isinstance(bench.delivered.get(timeout=PATIENCE_S)[0], StorageFailed)
+    assert bench.store.groups == []

@@ -1,0 +1,68 @@
+"""Finds what answers a path: the route table as a tree of path segments, built once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, get_type_hints
+from urllib.parse import unquote
+
+from tq.errors import MethodNotAllowed, NotFound
+from tq.model import Query
+from tq.web.exchange import Route
+
+# Keys in a node of the tree that no segment of a path can be: a segment is not empty and holds no slash.
+_HERE = ""  # the node's own resource
+_ANY = "/"  # the child that takes any segment
+
+
+class Resource:
+    """What one path answers, by method. A GET that only looks can also be asked for its HEAD."""
+
+    def __init__(self) -> None:
+        self._routes: dict[str, Route] = {}
+        self.allow = "OPTIONS"
+
+    def add(self, route: Route) -> None:
+        self._routes[route.method] = route
+        if route.method == "GET" and issubclass(get_type_hints(route.parse)["return"], Query):
+            self._routes["HEAD"] = route
+        self.allow = ", ".join(sorted({*self._routes, "OPTIONS"}))
+
+    def route(self, method: str) -> Route:
+        """Raises MethodNotAllowed."""
+        route = self._routes.get(method)
+        if route is None:
+            raise MethodNotAllowed(f"This path takes {self.allow}.")
+        return route
+
+
+class Router:
+    def __init__(self, routes: Iterable[Route]) -> None:
+        self._tree: dict[str, Any] = {}
+        for route in routes:
+            node = self._tree
+            for segment in route.path.strip("/").split("/"):
+                node = node.setdefault(_ANY if segment.startswith("{") else segment, {})
+            node.setdefault(_HERE, Resource()).add(route)
+
+    def find(self, path: str) -> tuple[Resource, list[str]]:
+        """The resource at a path and the segments that took its variables, still encoded. Raises NotFound."""
+        node = self._tree
+        variables = []
+        for segment in path.removesuffix("/").removeprefix("/").split("/"):
+            if segment and segment in node:
+                node = node[segment]
+            elif segment and _ANY in node:
+                node = node[_ANY]
+                variables.append(segment)
+            else:
+                raise NotFound
+        if _HERE not in node:
+            raise NotFound
+        return node[_HERE], variables
+
+
+def variables_of(route: Route, encoded: list[str]) -> dict[str, str]:
+    """The path's variables by name, percent-decoded. What is not UTF-8 becomes U+FFFD, which nothing is named."""
+    names = [segment[1:-1] for segment in route.path.split("/") if segment.startswith("{")]
+    return dict(zip(names, map(unquote, encoded), strict=True))
