@@ -1,0 +1,127 @@
+"""The documentation is complete, and its examples are what really happens."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from tests.harness import ROOT, Server
+from tq.errors import all_errors
+from tq.model import QueueSettings
+from tq.settings import Settings
+from tq.web import ROUTES
+
+API = (ROOT / "docs/api.md").read_text()
+OPERATIONS = (ROOT / "docs/operations.md").read_text()
+README = (ROOT / "README.md").read_text()
+
+
+def console_examples(text: str) -> list[tuple[str, str]]:
+    """Each `$ command` in the text's console blocks with the output shown below it."""
+    examples: list[tuple[str, list[str]]] = []
+    for block in re.findall(r"```console\n(.*?)```", text, re.DOTALL):
+        for line in block.splitlines():
+            if line.startswith("$ "):
+                examples.append((line[2:], []))
+            else:
+                examples[-1][1].append(line)
+    return [(command, "\n".join(output)) for command, output in examples]
+
+
+def masked(text: str) -> str:
+    """The text without what differs from run to run: times, ages and byte figures of the storage."""
+    text = re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", "TIME", text)
+    text = re.sub(r'"(uptime_seconds|oldest_message_age_seconds)":[\d.e-]+', r'"\1":AGE', text)
+    text = re.sub(r'"(file|used|available)_bytes":\d+', r'"\1_bytes":N', text)
+    return re.sub(r'"path":"[^"]*"', '"path":DIR', text).strip()
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/api.md"])
+def test_examples_are_what_happens(document: str, start: Callable[..., Server]) -> None:
+    if not shutil.which("curl"):
+        pytest.skip("curl is not installed")
+    server = start()
+    examples = console_examples((ROOT / document).read_text())
+    assert len(examples) > 5
+    for command, expected in examples:
+        ran = subprocess.run(
+            command.replace("http://localhost:8000", server.url),
+            shell=True,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=True,
+        )
+        assert masked(ran.stdout) == masked(expected), command
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")
+def test_every_route_is_documented(route) -> None:
+    table = API.partition("## ")[0]
+    assert f"`{route.method} {route.path}`" in table
+    assert re.search(r"curl [^\n]*" + re.sub(r"\\{\w+\\}", r"[^/'? ]+", re.escape(route.path)), API)
+
+
+@pytest.mark.parametrize("error", all_errors(), ids=lambda error: error.__name__)
+def test_every_error_is_documented(error) -> None:
+    assert f"| {error.status} | `{error.code}` |" in API
+
+
+def test_every_error_has_a_code_of_its_own_and_stands_in_the_drawn_tree() -> None:
+    import tq.errors
+
+    codes = [error.code for error in all_errors()]
+    assert len(codes) == len(set(codes))
+    for error in all_errors():
+        assert re.search(rf"{error.__name__} +{error.code} +{error.status}\n", tq.errors.__doc__ or "")
+
+
+@pytest.mark.parametrize("field", msgspec.structs.fields(Settings), ids=lambda field: field.name)
+def test_every_setting_is_documented(field) -> None:
+    assert f"| `{field.name}` | " in OPERATIONS
+    row = next(line for line in OPERATIONS.splitlines() if line.startswith(f"| `{field.name}` |"))
+    assert row.split("|")[2].strip().strip("`") == str(field.default)
+
+
+@pytest.mark.parametrize("field", msgspec.structs.fields(QueueSettings), ids=lambda field: field.name)
+def test_every_queue_setting_is_documented(field) -> None:
+    assert f"| `{field.name}` | {field.default} |" in API
+
+
+def test_every_exit_code_is_documented() -> None:
+    import tq.errors
+
+    codes = {value for name, value in vars(tq.errors).items() if name.startswith("EXIT_")}
+    assert codes == {2, 3, 4, 5}
+    for code in codes:
+        assert f"\n| {code} | " in OPERATIONS
+
+
+def test_the_readme_is_short_and_its_links_lead_somewhere() -> None:
+    assert README.count("\n") <= 200
+    for target in re.findall(r"\]\(([^)#]+)\)", README + API + OPERATIONS):
+        assert target.startswith("http") or (ROOT / target).exists() or (ROOT / "docs" / target).exists(), target
+
+
+def test_continuous_integration_runs_the_command_of_the_readme() -> None:
+    command = next(line for line in README.splitlines() if line.endswith("-m pytest"))
+    assert command.startswith("python3 -m venv .venv")
+    script = (ROOT / ".ci/run").read_text()
+    assert "README.md" in script
+    pattern = re.search(r"grep -m1 -e '([^']+)' README.md", script)
+    assert pattern
+    assert next(line for line in README.splitlines() if re.search(pattern[1], line)) == command
+
+
+def test_the_package_says_what_it_needs() -> None:
+    """Every vendor that the code imports is declared."""
+    declared = (ROOT / "pyproject.toml").read_text()
+    for vendor in ("tornado", "lmdb", "msgpack", "msgspec", "click", "sortedcontainers"):
+        assert re.search(rf'"{vendor}[>=<]', declared)
+    assert Path(ROOT / "LICENSE").exists()
