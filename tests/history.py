@@ -311,7 +311,7 @@ def _missing(view: _View) -> Iterator[_Missing]:
     window = _windows(view)
     for send in view.sends:
         certain = send.outcome == "ok" or any(message.digest in seen for message in send.messages)
-        for at, message in enumerate(send.messages if certain and send.outcome != "fail" else ()):
+        for at, message in enumerate(send.messages if certain else ()):
             if message.digest not in seen:
                 begin, end = window(*_between(send, at, ids))
                 begin = max(begin, send.invoked)

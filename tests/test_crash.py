@@ -117,17 +117,20 @@ class Client(threading.Thread):
                 connection = http.client.HTTPConnection("127.0.0.1", self._place.port, timeout=REQUEST_SECONDS)
                 try:
                     connection.connect()
-                except ConnectionRefusedError:
-                    continue  # killed again already
-                while (invoked := self._place.begin(generation)) and self._ask(connection, next_request(), invoked):
+                except OSError:
+                    continue  # killed again already, and nothing was asked
+                while self._ask(connection, next_request(), generation):
                     pass
                 connection.close()
         except BaseException as failure:
             self.failure = failure
 
-    def _ask(self, connection: http.client.HTTPConnection, request: Request, invoked: int) -> bool:
-        """Make the request and record it; False when no answer came and the connection is of no more use."""
+    def _ask(self, connection: http.client.HTTPConnection, request: Request, generation: int) -> bool:
+        """Make the request and record it; False when the connection is of no more use."""
         status, answer = 0, b""
+        invoked = self._place.begin(generation)
+        if not invoked:
+            return False
         try:
             connection.request(request.method, request.path, request.body, {"Content-Type": request.media_type})
             response = connection.getresponse()

@@ -311,6 +311,24 @@ def test_missing_pages_are_counted(data_dir: Path) -> None:
     directory.close()
 
 
+def test_a_reserve_that_does_not_fit_is_given_back(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def allocate_half(descriptor: int, at: int, size: int) -> None:
+        os.ftruncate(descriptor, size // 2)
+        raise OSError(28, "No space left on device")
+
+    directory = DataDirectory(data_dir)
+    directory.empty_reserve()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", allocate_half)
+        directory.fill_reserve(1 << 20)
+    assert (data_dir / "reserve").stat().st_size == 0
+    assert not directory.empty_reserve()
+    directory.fill_reserve(1 << 20)
+    assert (data_dir / "reserve").stat().st_blocks * 512 >= 1 << 20
+    assert directory.empty_reserve()
+    directory.close()
+
+
 # --- who may use it ---------------------------------------------------------------------------
 
 

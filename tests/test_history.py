@@ -53,6 +53,13 @@ GOOD = {
     "a batch that came in part, its first message taken by a receive that was cut off": history(
         send("A", "B", at=(90, 105)), receive(at=(95, 105), client="d", **CUT), kills=(KILL,), left=[(2, "B")]
     ),
+    "two taken by two, of which one can only have taken the first": history(
+        receive(at=(190, 205), client="d", **CUT),
+        send("A", at=(1, 2), first=1),
+        receive(at=(90, 105), **CUT),
+        send("B", at=(130, 140), first=2),
+        kills=(KILL, (200, 210, 220)),
+    ),
     "overlapping sends in either order": history(
         send("A", at=(1, 9), first=2), send("B", at=(2, 8), first=1, client="r"), left=[(1, "B"), (2, "A")]
     ),

@@ -26,6 +26,7 @@ from tq.model import CreateQueue, DeleteQueue, Draft, Peek, PurgeQueue, Receive,
 from tq.store.lmdb import LmdbStore
 
 MIB = 1 << 20
+PATIENCE_S = 5  # only how long a test that fails takes to say so
 A_MOMENT_S = 0.2  # for a thread that may be right to wait; nothing is asserted about how long it takes
 
 
@@ -67,6 +68,7 @@ def fill(store: LmdbStore, group_size: int = 10, size: int = 1_000) -> list[byte
         group = sends(len(acknowledged), group_size, size)
         results = store.commit(group, 0)
         acknowledged += [c.drafts[0].content for c, r in zip(group, results, strict=True) if isinstance(r, list)]
+        assert len(acknowledged) * size < 32 * MIB, "nothing is ever refused"
         full = [result for result in results if not isinstance(result, list)]
         if full:
             assert {type(result) for result in full} == {StorageFull}
@@ -299,6 +301,43 @@ def test_a_failed_write_acknowledges_nothing(store: LmdbStore, monkeypatch: pyte
     assert store.read(dump) == before
 
 
+def test_a_failed_store_keeps_no_reader_waiting(store: LmdbStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It lost the handle of what it dropped for good; a server that is about to end must still answer or fail."""
+    store.commit([CreateQueue("q"), PurgeQueue("q")], 0)
+    break_commits(store, monkeypatch, errno.EIO)
+    with pytest.raises(StorageFailed):
+        one(store, Sweep(9))
+    assert in_time(lambda: look_at(store))
+
+
+def look_at(store: LmdbStore) -> str:
+    """Answer or fail."""
+    with suppress(StorageFailed):
+        store.info()
+        store.read(dump)
+    return "done"
+
+
+def in_time(call: Callable[[], Any]) -> Any:
+    """What `call` returns, unless it hangs."""
+    results: list[Any] = []
+    thread = threading.Thread(target=lambda: results.append(call()), daemon=True)
+    thread.start()
+    thread.join(PATIENCE_S)
+    assert results, "it hangs or failed"
+    return results[0]
+
+
+def test_a_drop_for_which_there_was_no_room_did_nothing(store: LmdbStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.commit([put("s", b"a", b"1"), put("t", b"b", b"2")], 0)
+    break_commits(store, monkeypatch, errno.ENOSPC)
+    assert isinstance(one(store, Do(lambda tx: tx.drop("s"))), StorageFull)
+    assert in_time(lambda: store.read(dump)) == {"s": [(b"a", b"1")], "t": [(b"b", b"2")]}
+    monkeypatch.undo()
+    one(store, Do(lambda tx: tx.drop("s")))
+    assert store.read(dump) == {"t": [(b"b", b"2")]}
+
+
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
 def test_a_full_disk_refuses_what_grows(store: LmdbStore, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
     store.commit([CreateQueue("q"), *sends(1, 1)], 0)
@@ -395,6 +434,55 @@ def test_a_read_sees_what_an_open_transaction_drops(store: LmdbStore, elsewhere:
         return elsewhere(store.read, lambda tx: (tx.spaces(), tx.space("s").count()))
 
     assert one(store, Do(do)).result() in ((["s"], 1), ([], 0))  # all before or all after
+
+
+class Panicking:
+    """An environment that lets no transaction write any more, as LMDB's after a failed write of a meta page."""
+
+    def __init__(self, env: lmdb.Environment) -> None:
+        self._env = env
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._env, name)
+
+    def begin(self, write: bool = False) -> Any:
+        if write:
+            raise lmdb.PanicError("made up")
+        return self._env.begin()
+
+
+def test_a_drop_after_which_lmdb_panics(store: LmdbStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What looks like a full disk may be worse; then nobody may wait for the handle of what was dropped."""
+    store.commit([put("s", b"a", b"1")], 0)
+
+    def fail(txn: Any) -> None:
+        txn.abort()
+        monkeypatch.setattr(store, "_env", Panicking(store._env))
+        raise failure(errno.ENOSPC)
+
+    monkeypatch.setattr(store, "_commit_txn", fail)
+    with pytest.raises(StorageFailed):
+        one(store, Do(lambda tx: tx.drop("s")))
+    assert in_time(lambda: look_at(store))
+
+
+def test_a_read_of_a_space_that_is_dropped_and_made_again(store: LmdbStore, elsewhere: Any) -> None:
+    store.commit([put("s", b"a", b"1")], 0)
+    is_committed = threading.Event()
+
+    def look(tx: Any) -> Any:
+        is_committed.wait(PATIENCE_S)
+        return list(tx.space("s").scan())
+
+    def do(tx: Any) -> Any:
+        tx.drop("s")
+        future = elsewhere(store.read, look)
+        tx.space("s").put(b"b", b"2")
+        return future
+
+    future = one(store, Do(do))
+    is_committed.set()
+    assert future.result(PATIENCE_S) in ([(b"a", b"1")], [(b"b", b"2")])
 
 
 def test_a_read_that_began_before_a_space_was_made_does_not_see_it(store: LmdbStore, elsewhere: Any) -> None:

@@ -1,0 +1,252 @@
+"""The benchmarks run, end what they started, and count right. How fast anything is, is not asserted anywhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.load import Failed, HttpRequest, OwnLoader, Sample, lua_script, parse_wrk, percentile
+from benchmarks.loader import answer_size
+from benchmarks.machine import file_system
+from benchmarks.measure import Spread, ratio, spread
+from benchmarks.server import Client, ServerProcess
+from benchmarks.systems import Setup, Tq, start_tq
+from tests.harness import ROOT, wait_until
+
+RUN = [sys.executable, "-m", "benchmarks", "--quick"]
+RUN_SECONDS = 120  # ten times what it takes
+
+MICROSECONDS = """\
+Running 2s test @ http://127.0.0.1:18998/
+  1 threads and 1 connections
+  Thread Stats   Avg      Stdev     Max   +/- Stdev
+    Latency   635.86us    1.09ms   9.06ms   85.04%
+    Req/Sec     6.84k     5.60k   16.31k    75.00%
+  Latency Distribution
+     50%   90.00us
+     75%  699.00us
+     90%    2.33ms
+     99%    4.65ms
+  13591 requests in 2.00s, 530.90KB read
+Requests/sec:   6783.59
+Transfer/sec:    264.98KB
+"""
+
+# The space behind the unit of a second is wrk's own.
+SECONDS = """\
+Running 4s test @ http://127.0.0.1:18999/
+  1 threads and 4 connections
+  Thread Stats   Avg      Stdev     Max   +/- Stdev
+    Latency     1.20s   658.80us   1.20s    33.33%
+    Req/Sec     3.00      0.00     3.00    100.00%
+  Latency Distribution
+     50%    1.20s\x20
+     75%    1.20s\x20
+     90%    1.20s\x20
+     99%    1.20s\x20
+  12 requests in 4.01s, 480.00B read
+Requests/sec:      2.99
+Transfer/sec:    119.56B
+"""
+
+TIMEOUTS = """\
+Running 2s test @ http://127.0.0.1:18999/
+  1 threads and 2 connections
+  Thread Stats   Avg      Stdev     Max   +/- Stdev
+    Latency     0.00us    0.00us   0.00us    -nan%
+    Req/Sec     1.00      0.00     1.00    100.00%
+  Latency Distribution
+     50%    0.00us
+     75%    0.00us
+     90%    0.00us
+     99%    0.00us
+  2 requests in 2.00s, 80.00B read
+  Socket errors: connect 0, read 0, write 0, timeout 2
+Requests/sec:      1.00
+Transfer/sec:      39.93B
+"""
+
+NOT_FOUND = """\
+Running 1s test @ http://127.0.0.1:33481/queues/nope/messages
+  1 threads and 1 connections
+  Thread Stats   Avg      Stdev     Max   +/- Stdev
+    Latency     1.32ms    1.00ms  12.35ms   94.45%
+    Req/Sec   827.60    147.94     1.14k    80.00%
+  Latency Distribution
+     50%    1.19ms
+     75%    1.48ms
+     90%    1.82ms
+     99%    6.20ms
+  825 requests in 1.00s, 277.95KB read
+  Non-2xx or 3xx responses: 825
+Requests/sec:    822.71
+Transfer/sec:    277.18KB
+"""
+
+
+# --- whole runs ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loader", ["own", "wrk"])
+def test_a_quick_run(loader: str, tmp_path: Path) -> None:
+    if loader == "wrk" and not shutil.which("wrk"):
+        pytest.skip("wrk is not installed (apt install wrk)")
+    made = tmp_path / "made"
+    made.mkdir()
+    command = [*RUN, "--loader", loader, "--dir", str(made), "--json", str(tmp_path / "found.json")]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=RUN_SECONDS, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert "%" not in ran.stderr  # the bar is for terminals
+    assert list(made.iterdir()) == []
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["loader"].startswith("wrk " if loader == "wrk" else "own loader (slower than wrk)")
+    cells = {(cell["system"], cell["operation"]): cell for cell in found["results"]["comparison"]}
+    assert cells.keys() == {(name, way) for name in ("tq", "do-nothing Tornado") for way in ("send", "receive")}
+    for (name, _), cell in cells.items():
+        assert cell["speed"]["requests_per_s"]["median"] > 0
+        assert 0 < cell["speed"]["p50_ms"]["median"] <= cell["speed"]["p99_ms"]["median"]
+        assert (cell["ratio"] is None) == (name != "tq")
+    assert [cell["operation"] for cell in found["results"]["backlog"]] == ["send", "receive"]
+    assert all(cell["ratio"]["median"] > 0 for cell in found["results"]["backlog"])
+    assert found["disturbance"]["others"] >= 0
+    for word in ("machine:", "fdatasyncs/s", "commit:", "tq send", "tq receive", "do-nothing Tornado", "p99 ms"):
+        assert word in ran.stdout
+
+
+def test_a_run_that_is_ended_leaves_nothing_behind(tmp_path: Path) -> None:
+    ran = subprocess.Popen([*RUN, "--dir", str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    wait_until(lambda: list(tmp_path.glob("*/tq/data/data.mdb")), seconds=30)
+    ran.send_signal(signal.SIGTERM)
+    ran.communicate(timeout=RUN_SECONDS)
+    assert ran.returncode == 128 + signal.SIGTERM
+    assert list(tmp_path.iterdir()) == []
+    commands = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if os.access(path, os.R_OK)]
+    assert not [command for command in commands if str(tmp_path).encode() in command]
+
+
+def test_a_missing_wrk_is_told_with_what_to_do(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks", "--loader", "wrk", "--dir", str(tmp_path)]
+    environment = {**os.environ, "PATH": str(tmp_path)}
+    ran = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=RUN_SECONDS, check=False
+    )
+    assert ran.returncode == 1
+    assert ran.stderr == "Error: wrk is not installed; to install it: apt install wrk\n"
+
+
+# --- servers ---------------------------------------------------------------------------
+
+
+def test_a_server_is_ended_when_what_uses_it_fails(tmp_path: Path) -> None:
+    server = ServerProcess(tmp_path, "benchmarks.do_nothing", "100")
+    with Client(server.port) as client:
+        assert client.json("GET", "/any")["id"] == 1000
+    with pytest.raises(ZeroDivisionError), server:
+        raise ZeroDivisionError
+    with pytest.raises(ProcessLookupError):
+        os.kill(server.pid, 0)
+
+
+def test_a_server_that_does_not_start_says_why(tmp_path: Path) -> None:
+    with pytest.raises(Failed, match="No such option"):
+        ServerProcess(tmp_path, "tq", "serve", "--no-such-option")
+
+
+class _Overcounter:
+    """What a loader does that takes the 204 of an empty queue for a message: its count is above the server's."""
+
+    name = "a loader that counts too many"
+
+    def rounded(self, duration_s: float) -> float:
+        return duration_s
+
+    def run(self, request: HttpRequest, connections: int, duration_s: float) -> Sample:
+        sample = OwnLoader().run(request, connections, duration_s)
+        return Sample(sample.requests + 1, sample.seconds, sample.p50_ms, sample.p99_ms)
+
+
+def test_a_cell_whose_answers_were_not_all_messages_fails(tmp_path: Path) -> None:
+    with start_tq(Setup(tmp_path, _Overcounter(), 100)) as tq:
+        with pytest.raises(Failed, match="some answers were no messages"):
+            tq.measure("receive", 1, 0.1)
+        with pytest.raises(Failed, match="some answers were no messages"):
+            tq.measure("send", 1, 0.1)
+
+
+def test_the_own_loader_takes_an_empty_queue_for_a_failure(tmp_path: Path) -> None:
+    setup = Setup(tmp_path, OwnLoader(), 100)
+    with ServerProcess(tmp_path, "tq", "serve", "--port", "0", "--data-dir", str(tmp_path / "data")) as server:
+        Tq(server.port, setup).fill("few", 3)
+        with pytest.raises(Failed, match="status 204"):
+            setup.loader.run(setup.request("receive", server.port, "few"), 1, 0.1)
+
+
+# --- arithmetic ---------------------------------------------------------------------------
+
+
+def test_wrk_in_microseconds_and_milliseconds() -> None:
+    assert parse_wrk(MICROSECONDS) == Sample(requests=13591, seconds=2.0, p50_ms=0.09, p99_ms=4.65)
+    assert parse_wrk(MICROSECONDS).requests_per_s == 6795.5
+
+
+def test_wrk_in_seconds() -> None:
+    assert parse_wrk(SECONDS) == Sample(requests=12, seconds=4.01, p50_ms=1200.0, p99_ms=1200.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [(TIMEOUTS, "timeout 2"), (NOT_FOUND, "Non-2xx or 3xx responses: 825"), ("unable to connect", "no report")],
+)
+def test_wrk_in_trouble(text: str, why: str) -> None:
+    with pytest.raises(Failed, match=why):
+        parse_wrk(text)
+
+
+def test_the_script_for_wrk() -> None:
+    assert lua_script(HttpRequest("GET", "http://x/")) == 'wrk.method = "GET"\n'
+    assert 'wrk.body = [==[{"content": "x"}]==]\n' in lua_script(HttpRequest("POST", "http://x/", '{"content": "x"}'))
+
+
+def test_the_message_has_the_size_that_was_asked_for(tmp_path: Path) -> None:
+    for size in (2, 100):
+        content = json.loads(Setup(tmp_path, OwnLoader(), size).envelope)["content"]
+        assert len(json.dumps(content)) == size
+
+
+def test_an_answer_is_whole_when_its_body_is_there() -> None:
+    assert answer_size(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n") is None
+    assert answer_size(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\no") is None
+    assert answer_size(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nokHTTP") == 40
+    assert answer_size(b"HTTP/1.1 204 No Content\r\nServer: tq\r\n\r\n") == 39
+
+
+def test_percentiles_are_by_nearest_rank() -> None:
+    hundred = list(range(1, 101))
+    assert [percentile(hundred, percent) for percent in (50, 99, 100)] == [50, 99, 100]
+    assert percentile([7.0], 99) == 7.0
+    assert percentile([1.0, 2.0, 3.0], 50) == 2.0
+
+
+def test_a_spread_is_the_median_between_the_extremes() -> None:
+    assert spread([5.0, 1.0, 3.0]) == Spread(3.0, 1.0, 5.0)
+    assert spread([4.0, 2.0]) == Spread(3.0, 2.0, 4.0)
+
+
+def test_a_ratio_is_taken_within_each_repeat() -> None:
+    ours = [Sample(requests, 1.0, 0, 0) for requests in (50, 300, 100)]
+    theirs = [Sample(requests, 2.0, 0, 0) for requests in (200, 400, 800)]
+    assert ratio(ours, theirs) == Spread(0.5, 0.25, 1.5)  # that of the medians would be 100 / 200 too, but not its ends
+
+
+def test_the_file_system_of_a_path() -> None:
+    if not Path("/proc/self/mountinfo").exists():
+        pytest.skip("this system has no /proc/self/mountinfo")
+    assert file_system(Path("/proc/self"))[0] == "proc"
+    assert file_system(Path("/"))[0] != "unknown"
