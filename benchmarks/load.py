@@ -1,0 +1,161 @@
+"""What puts a server under load: `wrk` where it is installed, else the loader in `benchmarks.loader`.
+
+Both keep a number of connections open, send the next request on each as soon as its answer is there, and say how many
+requests were answered and how long they took.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from msgspec import Struct
+
+ROOT = Path(__file__).parent.parent  # where `python -m benchmarks.…` and `python -m tq` are run
+WRK_MISSING = "wrk is not installed, so a slower loader takes its place; to install it: apt install wrk"
+WRK_TIMEOUT = "20s"  # for one request; wrk's own 2 s would call a disk that is slow for once a failure
+SLACK_SECONDS = 60  # beyond the duration of a cell, after which its loader is given up
+
+_UNIT_MS = {"us": 0.001, "ms": 1.0, "s": 1_000.0, "m": 60_000.0, "h": 3_600_000.0}
+
+
+class Failed(Exception):
+    """A figure could not be had, or would be wrong. The message is for whoever started the run."""
+
+
+class HttpRequest(Struct, frozen=True):
+    """The request that is sent again and again. A POST has a body of ASCII JSON, a GET none."""
+
+    method: str
+    url: str
+    body: str = ""
+
+
+class Sample(Struct, frozen=True):
+    """What one cell gave. `requests` were answered; `seconds` is how long it ran."""
+
+    requests: int
+    seconds: float
+    p50_ms: float
+    p99_ms: float
+
+    @property
+    def requests_per_s(self) -> float:
+        return self.requests / self.seconds
+
+
+class Loader(Protocol):
+    name: str
+
+    def rounded(self, duration_s: float) -> float:
+        """The shortest duration it can run for that is not below this one."""
+
+    def run(self, request: HttpRequest, connections: int, duration_s: float) -> Sample:
+        """Raises Failed when an answer was an error or a connection broke."""
+
+
+def choose_loader(wanted: str, directory: Path) -> Loader:
+    """The loader of this name; `auto` is wrk where it is installed. `directory` is for its files. Raises Failed."""
+    wrk = shutil.which("wrk")
+    if wanted == "own" or (wanted == "auto" and not wrk):
+        return OwnLoader()
+    if not wrk:
+        raise Failed("wrk is not installed; to install it: apt install wrk")
+    return Wrk(wrk, directory)
+
+
+class Wrk:
+    """https://github.com/wg/wrk, with one thread: on few cores another would take time from the server."""
+
+    def __init__(self, program: str, directory: Path) -> None:
+        self._program = program
+        self._directory = directory
+        self.name = _wrk_version(program)
+
+    def rounded(self, duration_s: float) -> float:
+        return math.ceil(duration_s)
+
+    def run(self, request: HttpRequest, connections: int, duration_s: float) -> Sample:
+        seconds = math.ceil(duration_s)
+        script = self._directory / "request.lua"
+        script.write_text(lua_script(request), encoding="ascii")
+        options = ["-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", WRK_TIMEOUT, "--latency", "-s", str(script)]
+        return parse_wrk(_output([self._program, *options, request.url], seconds))
+
+
+def lua_script(request: HttpRequest) -> str:
+    """The script that has wrk send this request. Lua's long brackets take the body as it is."""
+    lines = [f'wrk.method = "{request.method}"']
+    if request.body:
+        lines += [f"wrk.body = [==[{request.body}]==]", 'wrk.headers["Content-Type"] = "application/json"']
+    return "\n".join(lines) + "\n"
+
+
+def parse_wrk(text: str) -> Sample:
+    """The report that `wrk --latency` prints. Raises Failed when it tells of errors or is not such a report."""
+    trouble = re.search(r"(Socket errors: .*|Non-2xx or 3xx responses: \d+)", text)
+    if trouble:
+        raise Failed(f"wrk says: {trouble[1]}")
+    total = re.search(r"(\d+) requests in ([\d.]+)([a-z]+),", text)
+    percentiles = [re.search(rf"^ +{percent}% +([\d.]+)([a-z]+) *$", text, re.MULTILINE) for percent in (50, 99)]
+    if not total or not all(percentiles):
+        raise Failed(f"wrk printed no report: {text[-500:]}")
+    p50_ms, p99_ms = (float(found[1]) * _UNIT_MS[found[2]] for found in percentiles if found)
+    return Sample(int(total[1]), float(total[2]) * _UNIT_MS[total[3]] / 1_000, p50_ms, p99_ms)
+
+
+class OwnLoader:
+    """`python -m benchmarks.loader`: Python, so it takes more of the machine than wrk does."""
+
+    name = "own loader (slower than wrk)"
+
+    def rounded(self, duration_s: float) -> float:
+        return duration_s
+
+    def run(self, request: HttpRequest, connections: int, duration_s: float) -> Sample:
+        work = {
+            "method": request.method,
+            "url": request.url,
+            "body": request.body,
+            "connections": connections,
+            "duration_s": duration_s,
+        }
+        found = json.loads(_output([sys.executable, "-m", "benchmarks.loader", json.dumps(work)], duration_s))
+        if found["errors"]:
+            raise Failed(f"The loader met {found['errors']} errors, the first: {found['first_error']}")
+        latencies_ms = [ns / 1e6 for ns in sorted(found["latencies_ns"])]
+        if not latencies_ms:
+            raise Failed("The loader got no answer in time.")
+        p50_ms, p99_ms = percentile(latencies_ms, 50), percentile(latencies_ms, 99)
+        return Sample(len(latencies_ms), found["seconds"], p50_ms, p99_ms)
+
+
+def percentile(rising: Sequence[float], percent: int) -> float:
+    """By nearest rank: the smallest value that `percent` of all do not exceed."""
+    return rising[max(0, math.ceil(len(rising) * percent / 100) - 1)]
+
+
+def _output(command: list[str], duration_s: float) -> str:
+    """What a loader prints. It is killed when it does not end, and when this process is interrupted."""
+    timeout = duration_s + SLACK_SECONDS
+    try:
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=timeout, cwd=ROOT, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise Failed(f"{command[0]} did not end {SLACK_SECONDS} s after it should have") from error
+    if ran.returncode:
+        raise Failed(f"{command[0]} ended with {ran.returncode}: {(ran.stderr or ran.stdout)[-2000:]}")
+    return ran.stdout
+
+
+def _wrk_version(program: str) -> str:
+    """As it prints itself; `wrk -v` ends with 1 and may print to either stream."""
+    ran = subprocess.run([program, "-v"], capture_output=True, text=True, timeout=SLACK_SECONDS, check=False)
+    found = re.search(r"^wrk (?:debian/)?([\w.]+)", ran.stdout + ran.stderr, re.MULTILINE)
+    return f"wrk {found[1]}" if found else "wrk"

@@ -1,0 +1,97 @@
+"""The results as tables for people (Markdown, so that they can be pasted into a document) and as JSON for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+from msgspec import Struct
+
+from benchmarks.machine import Disturbance, Header
+from benchmarks.measure import BacklogFigures, Figures, Plan, Results, Speed, Spread
+from benchmarks.systems import BASE, OPERATIONS
+
+SPEED_COLUMNS = ("requests/s >", "p50 ms >", "p99 ms >")
+
+
+class Report(Struct, frozen=True):
+    """All that a run found, and what it was run with."""
+
+    command: str
+    header: Header
+    loader: str
+    plan: Plan
+    disturbance: Disturbance | None
+    results: Results
+
+
+def as_json(report: Report) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
+
+
+def as_text(report: Report) -> str:
+    """The header, then a table for each comparison."""
+    plan, results = report.plan, report.results
+    cells = f"{plan.content_bytes} bytes of content, {plan.duration_s:g} s each, median of {plan.repeats} (low–high)"
+    return "\n".join(
+        [
+            f"command:   {report.command}",
+            f"machine:   {report.header.machine}",
+            f"disk:      {report.header.disk}, {_text(results.syncs_per_s, 0)} fdatasyncs/s of 4 KiB",
+            f"versions:  {report.header.versions}",
+            f"commit:    {report.header.commit}",
+            f"loader:    {report.loader}",
+            f"others:    {_others(report.disturbance)}",
+            f"cells:     {cells}",
+            "",
+            *_comparison(results.comparison),
+            "",
+            *_backlog(results.backlog, plan.backlog_levels),
+            "",
+        ]
+    )
+
+
+def _others(disturbance: Disturbance | None) -> str:
+    if disturbance is None:
+        return "unknown"
+    return f"other processes used {disturbance.others:.2f} cores on average, the host took {disturbance.stolen:.2f}"
+
+
+def _comparison(figures: Sequence[Figures]) -> list[str]:
+    rows = [
+        [one.operation, f"{one.connections}", one.system, *_speed(one.speed), _text(one.ratio, 2) if one.ratio else "1"]
+        for one in sorted(figures, key=lambda one: OPERATIONS.index(one.operation))
+    ]
+    return _table(["", "connections >", "system", *SPEED_COLUMNS, f"to {BASE.name} >"], rows)
+
+
+def _backlog(figures: Sequence[BacklogFigures], levels: tuple[int, int]) -> list[str]:
+    rows = []
+    for one in figures:
+        operation, connections = f"tq {one.operation}", f"{one.connections}"
+        rows.append([operation, connections, f"{levels[0]:,}", *_speed(one.low), "1"])
+        rows.append([operation, connections, f"{levels[1]:,}", *_speed(one.high), _text(one.ratio, 2)])
+    return _table(["", "connections >", "queued >", *SPEED_COLUMNS, f"to {levels[0]:,} queued >"], rows)
+
+
+def _speed(speed: Speed) -> list[str]:
+    return [_text(speed.requests_per_s, 0), _text(speed.p50_ms, 2), _text(speed.p99_ms, 2)]
+
+
+def _text(spread: Spread, digits: int) -> str:
+    return f"{spread.median:,.{digits}f} ({spread.low:,.{digits}f}–{spread.high:,.{digits}f})"
+
+
+def _table(columns: list[str], rows: list[list[str]]) -> list[str]:
+    """A Markdown table that also reads well in a terminal. A column whose name ends with `>` is set to the right."""
+    is_right = [column.endswith(">") for column in columns]
+    lines = [[column.removesuffix(" >") for column in columns], *rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    rulers = ["-" * (width - 1) + (":" if right else "-") for width, right in zip(widths, is_right, strict=True)]
+    lines.insert(1, rulers)
+    return ["| " + " | ".join(map(_align, line, widths, is_right)) + " |" for line in lines]
+
+
+def _align(cell: str, width: int, right: bool) -> str:
+    return cell.rjust(width) if right else cell.ljust(width)

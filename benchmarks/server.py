@@ -1,0 +1,96 @@
+"""Servers in processes of their own, and a client for the requests that are not measured."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import select
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.load import ROOT, Failed
+
+START_SECONDS = 30  # a hundred times what a start takes, for a machine that is busy
+STOP_SECONDS = 30  # then it is killed
+REQUEST_SECONDS = 60  # a batch of 10,000 messages takes a fraction of a second
+
+
+class ServerProcess:
+    """`python -m <module> <arguments>` from the start to the end of a `with`; ended by its own process id."""
+
+    def __init__(self, directory: Path, module: str, *arguments: str) -> None:
+        """`directory` takes what it writes on stderr. Raises Failed when it prints no address."""
+        self._errors = directory / "stderr"
+        with self._errors.open("wb") as errors:
+            self._popen = subprocess.Popen(
+                [sys.executable, "-m", module, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                cwd=ROOT,
+            )
+        try:
+            self.port = self._read_port()
+        except BaseException:
+            self.end()
+            raise
+
+    def _read_port(self) -> int:
+        assert self._popen.stdout is not None
+        ready, _, _ = select.select([self._popen.stdout], [], [], START_SECONDS)
+        banner = self._popen.stdout.readline().decode() if ready else ""
+        found = re.search(r"http://127\.0\.0\.1:(\d+)", banner)
+        if not found:
+            raise Failed(f"A server did not start: {banner}{self._errors.read_text(errors='replace')[-2000:]}")
+        return int(found[1])
+
+    @property
+    def pid(self) -> int:
+        return self._popen.pid
+
+    def end(self) -> None:
+        """SIGTERM, and SIGKILL when that does not help."""
+        self._popen.terminate()
+        try:
+            self._popen.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._popen.kill()
+            self._popen.wait()
+        finally:
+            assert self._popen.stdout is not None
+            self._popen.stdout.close()
+
+    def __enter__(self) -> ServerProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+
+class Client:
+    """One connection that is kept, for one thread."""
+
+    def __init__(self, port: int) -> None:
+        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=REQUEST_SECONDS)
+
+    def json(self, method: str, path: str, body: bytes | None = None, content_type: str = "application/json") -> Any:
+        """The answer's JSON, None when there is none. Raises Failed for a status that is not 2xx."""
+        headers = {"Content-Type": content_type} if body is not None else {}
+        self._connection.request(method, path, body, headers)
+        response = self._connection.getresponse()
+        answer = response.read()
+        if not 200 <= response.status < 300:
+            raise Failed(f"{method} {path} answered {response.status}: {answer[:500].decode(errors='replace')}")
+        return json.loads(answer) if answer else None
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
