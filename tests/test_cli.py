@@ -250,3 +250,49 @@ def test_memory_keeps_nothing(tmp_path: Path) -> None:
         assert server.request("GET", "/status").json["storage"]["engine"] == "memory"
         assert server.stop() == 0
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_stop_under_load_answers_all_that_it_takes(start: Callable[..., Server]) -> None:
+    """What a removing receive takes while the server stops must still reach its client."""
+    server = start()
+    server.request("POST", "/queues", {"name": "q"})
+    for _ in range(3):
+        lines = b'{"content":1}\n' * 10_000
+        server.request("POST", "/queues/q/messages", lines, {"Content-Type": "application/x-ndjson"})
+    taken: list[int] = []
+
+    def consume() -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+        try:
+            while True:
+                connection.request("GET", "/queues/q/messages")
+                taken.append(json.loads(connection.getresponse().read())["id"])
+        except (OSError, http.client.HTTPException):
+            connection.close()
+
+    consumers = [threading.Thread(target=consume) for _ in range(8)]
+    for consumer in consumers:
+        consumer.start()
+    wait_until(lambda: len(taken) > 200, 30)
+    assert server.stop() == 0
+    for consumer in consumers:
+        consumer.join()
+    assert server.errors() == ""
+    again = start()
+    assert again.request("GET", "/queues/q").json["totals"]["received"] == len(taken) == len(set(taken))
+
+
+def test_a_stop_waits_until_a_slow_reader_has_its_message(start: Callable[..., Server]) -> None:
+    server = start("--max-body-bytes", "20000000", "--shutdown-seconds", "60")
+    server.request("POST", "/queues", {"name": "q", "max_message_bytes": 20_000_000})
+    content = b'"' + b"x" * 14_000_000 + b'"'
+    assert server.request("POST", "/queues/q/messages", b'{"content":' + content + b"}").status == 201
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+        connection.sendall(b"GET /queues/q/messages HTTP/1.1\r\nHost: x\r\n\r\n")
+        reply = connection.recv(1000)
+        server.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: not _accepts(server))
+        while part := connection.recv(1 << 20):
+            reply += part
+    assert content in reply
+    assert server.process.wait(START_SECONDS) == 0

@@ -145,7 +145,10 @@ def test_every_name_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(os, "fsync", record)
     data = tmp_path / "a" / "data"
     open_store(data).close()
-    assert synced == [str(p) for p in (tmp_path, tmp_path / "a", *[data / "FORMAT.new", data] * 2)]
+    assert synced == [
+        *map(str, (tmp_path, tmp_path / "a", data / "FORMAT.new", data)),  # made
+        *map(str, (data, tmp_path / "a", data / "FORMAT.new", data)),  # complete
+    ]
 
 
 def test_the_data_is_on_disk_before_the_directory_is_called_complete(tmp_path: Path) -> None:
@@ -334,9 +337,9 @@ def test_a_reserve_that_does_not_fit_is_given_back(data_dir: Path, monkeypatch: 
 
 def test_a_directory_has_one_server(data_dir: Path) -> None:
     first = open_store(data_dir)
-    before = files(data_dir)
+    before, descriptors = files(data_dir), len(list(Path("/proc/self/fd").iterdir()))
     assert "is held by another tq server" in why_refused(data_dir)
-    assert files(data_dir) == before
+    assert (files(data_dir), len(list(Path("/proc/self/fd").iterdir()))) == (before, descriptors)
     first.commit([CreateQueue("after")], 0)
     first.close()
     store = open_store(data_dir)

@@ -37,6 +37,7 @@ class Broker:
         self._loop = asyncio.get_running_loop()
         self._started_s = time.monotonic()
         self._is_sweeping = False
+        self._is_closing = False
         self.failed = asyncio.Event()
         self._writer = Writer(
             store,
@@ -81,8 +82,8 @@ class Broker:
 
     async def close(self) -> None:
         """Commit what waits, deliver its results and close the store."""
+        self._is_closing = True
         await self._loop.run_in_executor(None, self._writer.close)
-        await asyncio.sleep(0)  # the last group's results are delivered by now
         self._store.close()
 
     def _look(self, query: model.Query) -> Any:
@@ -131,7 +132,7 @@ class Broker:
         self._is_sweeping = False
         if result is True:
             self._sweep()
-        elif isinstance(result, Exception):
+        elif isinstance(result, Exception) and not self._is_closing:
             log.warning("sweeping waits: %s", result)
             self._loop.call_later(SWEEP_RETRY_S, self._sweep)
 

@@ -1,6 +1,6 @@
 """The nouns of tq: messages, queues, and the commands and queries that may be asked of them.
 
-Everything here is frozen data without behaviour, so that it can be queued, logged, replayed or sent to another
+Everything here is frozen data, so that it can be queued, logged, replayed or sent to another
 process. A *command* may change state and is applied by `lifecycle.apply`; a *query* only looks and is answered by
 `lifecycle.answer`. Each class says what its result is. Times are integers of milliseconds since the Unix epoch, UTC.
 """
@@ -14,6 +14,7 @@ from msgspec import Meta, Struct
 MAX_QUEUES = 10_000  # each open sub-database makes every transaction 4 ns slower
 MAX_MESSAGE_BYTES = 128 * 1024 * 1024  # what 65,536 chunks can hold, rounded down to a power of two
 MAX_PAGE = 1_000  # messages or queues in one answer
+MESSAGE_COST_BYTES = 256  # what a message costs beside its content, in memory and in the time of a commit
 MAX_PAGE_BYTES = 4 * 1024 * 1024  # message bodies in one answer, so that an answer fits in memory
 
 
@@ -128,9 +129,9 @@ class Command(Struct, frozen=True):
     grows: ClassVar[bool] = False
 
     @property
-    def size_bytes(self) -> int:
-        """How many bytes of content the command carries while it waits."""
-        return 0
+    def cost_bytes(self) -> int:
+        """What it takes to hold the command, commit it and hold its result: bounds what waits, and groups."""
+        return MESSAGE_COST_BYTES
 
 
 class CreateQueue(Command, frozen=True):
@@ -162,8 +163,8 @@ class Send(Command, frozen=True):
     grows: ClassVar[bool] = True
 
     @property
-    def size_bytes(self) -> int:
-        return sum(len(draft.content) for draft in self.drafts)
+    def cost_bytes(self) -> int:
+        return sum(len(draft.content) + MESSAGE_COST_BYTES for draft in self.drafts)
 
 
 class Receive(Command, frozen=True):
@@ -171,6 +172,10 @@ class Receive(Command, frozen=True):
 
     queue: str
     limit: int = 1
+
+    @property
+    def cost_bytes(self) -> int:
+        return self.limit * MESSAGE_COST_BYTES
 
 
 class Sweep(Command, frozen=True):

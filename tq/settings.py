@@ -55,7 +55,10 @@ class Settings(Struct, frozen=True):
     ] = 10_000
     max_waiting_bytes: Annotated[
         int,
-        Meta(ge=1024, description="Content that may wait for a commit; more gets 503."),
+        Meta(
+            ge=1024,
+            description="Content that may wait for a commit, 256 bytes added for each message; more gets 503.",
+        ),
     ] = 64 * _MIB
     max_store_bytes: Annotated[
         int,

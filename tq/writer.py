@@ -54,7 +54,7 @@ class Writer:
 
     def submit(self, command: Command, done: Done) -> None:
         """Queue a command for the next group. Raises Overloaded and StorageFailed."""
-        size = command.size_bytes
+        size = command.cost_bytes
         with self._changed:
             if self.failure:
                 raise self.failure
@@ -90,7 +90,7 @@ class Writer:
                 self._changed.wait()
             while self._waiting and len(group) < MAX_GROUP_COMMANDS and size < MAX_GROUP_BYTES:
                 group.append(self._waiting.popleft())
-                size += group[-1][0].size_bytes
+                size += group[-1][0].cost_bytes
             self._waiting_bytes -= size
         return group
 

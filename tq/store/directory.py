@@ -56,7 +56,7 @@ class DataDirectory:
             ) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             os.close(self._lock)
             raise StartError(
                 f"The data directory {path} is held by another tq server; "
@@ -87,6 +87,9 @@ class DataDirectory:
         self._write_format(CREATING)
 
     def end_creation(self) -> None:
+        """Say that the directory is complete, once all in it and its own name are durable."""
+        sync_directory(self.path)
+        sync_directory(self.path.parent)
         self._write_format(FORMAT)
 
     def missing_pages(self) -> int:
@@ -174,7 +177,7 @@ def sync_directory(path: Path) -> None:
 
 
 def _make(path: Path) -> None:
-    """Make the directory and its parents, only the owner's to enter, and make their names durable."""
+    """Make the directory, only the owner's to enter, and its parents, and make their names durable."""
     missing = [parent for parent in (path, *path.parents) if not parent.exists()]
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     for made in reversed(missing):

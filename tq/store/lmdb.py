@@ -21,6 +21,7 @@ import errno
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 from typing import Any, TypeVar
@@ -63,17 +64,18 @@ class LmdbStore:
         self._max_store_bytes = max_store_bytes
         self._handles: dict[bytes, Any] = {}
         self._closing = Lock()
+        self._failure: StorageFailed | None = None
         self._directory = DataDirectory(path)
+        self._readers_checked_at = 0.0
         try:
             self._env = self._open()
+            self._page_bytes: int = self._env.stat()["psize"]
+            # A small disk (a tmpfs of 8 MB) must not be all reserve.
+            self._reserve_bytes = min(reserve_bytes, self._directory.disk_total_bytes() // 8)
+            self._fill_reserve()
         except BaseException:
             self._directory.close()
             raise
-        self._page_bytes: int = self._env.stat()["psize"]
-        # A small disk (a tmpfs of 8 MB) must not be all reserve.
-        self._reserve_bytes = min(reserve_bytes, self._directory.disk_total_bytes() // 8)
-        self._fill_reserve()
-        self._readers_checked_at = 0.0
 
     def _open(self) -> lmdb.Environment:
         """Raises StartError."""
@@ -135,7 +137,7 @@ class LmdbStore:
             except StorageFailed:
                 raise
             except Exception:
-                log.warning("a group of %d commands failed; running each alone", len(commands))
+                log.warning("a group of %d commands failed; running each alone", len(commands), exc_info=True)
         return [self._commit_alone(command, now_ms) for command in commands]
 
     def _commit_alone(self, command: Command, now_ms: int) -> Any:
@@ -158,7 +160,7 @@ class LmdbStore:
         try:
             txn = self._env.begin(write=True)
         except lmdb.Error as error:
-            raise StorageFailed(f"LMDB cannot begin a transaction: {error}") from error
+            raise self._fail(f"LMDB cannot begin a transaction: {error}") from error
         tx = _LmdbTx(self._env, txn, self._handles, self._closing)
         try:
             results = self._apply(tx, commands, now_ms)
@@ -176,6 +178,7 @@ class LmdbStore:
             failure = self._write_error(error)
             if isinstance(failure, StorageFull):
                 self._reopen(tx)
+                self._check_meta()
             raise failure from error
         self._handles |= tx.opened
         return results
@@ -188,12 +191,23 @@ class LmdbStore:
         tx.txn.abort()
         self._reopen(tx)
 
+    def _check_meta(self) -> None:
+        """A full disk must not hide a meta page that could not be written: then LMDB begins nothing any more."""
+        try:
+            self._env.begin(write=True).abort()
+        except lmdb.Error as error:
+            raise self._fail(f"LMDB cannot begin a transaction: {error}") from error
+
     def _reopen(self, tx: _LmdbTx) -> None:
         """Open again what a transaction dropped that was thrown away: LMDB closes the handle all the same."""
-        if tx.dropped:
+        if not tx.dropped:
+            return
+        try:
             with self._env.begin(write=True) as txn:
                 for name in tx.dropped:
                     self._handles[name] = self._env.open_db(name, txn=txn, create=False)
+        except lmdb.Error as error:
+            raise self._fail(f"LMDB cannot begin a transaction: {error}") from error
 
     def _write_error(self, error: lmdb.Error) -> StorageFull | StorageFailed:
         """What a failed write means. LMDB says EIO for a write cut short by a full disk, so the disk is asked too.
@@ -204,7 +218,11 @@ class LmdbStore:
         is_full = isinstance(error, lmdb.MapFullError) or error.code in _FULL_CODES
         if is_full or self._directory.disk_free_bytes() < self._reserve_bytes:
             return StorageFull()
-        return StorageFailed(f"LMDB failed to write: {error}")
+        return self._fail(f"LMDB failed to write: {error}")
+
+    def _fail(self, why: str) -> StorageFailed:
+        self._failure = StorageFailed(why)
+        return self._failure
 
     def _check_readers(self) -> None:
         now = time.monotonic()
@@ -226,7 +244,8 @@ class LmdbStore:
                 try:
                     return look(_LmdbTx(self._env, txn, self._handles, None))
                 except _LookAgain:
-                    pass
+                    if self._failure:  # then the writer will never have what is waited for
+                        raise self._failure from None
                 finally:
                     txn.abort()
             time.sleep(LOOK_AGAIN_S)
@@ -330,8 +349,10 @@ class _LmdbTx:
 
     def used_pages(self) -> int:
         """Pages in use by the main database and every sub-database."""
-        stats = [self.txn.stat(self._handle_to_read(name)) for name in self._env.dbs(self.txn)]
-        stats.append(self._env.stat())
+        stats = [self._env.stat()]
+        for name in self._env.dbs(self.txn):
+            with suppress(_LookAgain):  # one that is being made or dropped is empty or nearly so
+                stats.append(self.txn.stat(self._handle_to_read(name)))
         return sum(stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"] for stat in stats)
 
     def drop(self, name: str) -> None:

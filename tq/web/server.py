@@ -56,6 +56,8 @@ class Application(httputil.HTTPServerConnectionDelegate):
         self.router = Router(ROUTES)
         self._date = (0, "")
         self._in_hand = 0
+        self.is_stopping = False  # each answer ends its connection
+        self.is_stopped = False  # no request is run any more
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -82,9 +84,16 @@ class Application(httputil.HTTPServerConnectionDelegate):
         if not self._in_hand:
             self._idle.set()
 
-    async def idle(self) -> None:
-        """Wait until no request is in hand."""
-        await self._idle.wait()
+    async def stop(self) -> None:
+        """Let requests in hand finish, and their answers leave, for `shutdown_seconds`; then run no more."""
+        self.is_stopping = True
+        try:
+            async with asyncio.timeout(self.settings.shutdown_seconds):
+                while self._in_hand:
+                    await self._idle.wait()
+        except TimeoutError:
+            log.warning("requests still in hand were cut off")
+        self.is_stopped = True
 
 
 class _Exchange(httputil.HTTPMessageDelegate):
@@ -99,7 +108,8 @@ class _Exchange(httputil.HTTPMessageDelegate):
         self._body: list[bytes] = []
         self._body_bytes = 0
         self._is_refused = False
-        self._is_over = False
+        self._is_over = False  # the answer was given, or nobody is there to take it
+        self._is_released = False  # … and has left
 
     # --- in -------------------------------------------------------------
 
@@ -110,6 +120,7 @@ class _Exchange(httputil.HTTPMessageDelegate):
     ) -> None:
         assert isinstance(start_line, httputil.RequestStartLine)
         self._application.began()
+        self._connection.set_close_callback(self.on_connection_close)  # type: ignore[attr-defined]
         self._method = start_line.method
         self._target = start_line.path
         self._headers = headers
@@ -125,7 +136,8 @@ class _Exchange(httputil.HTTPMessageDelegate):
         expectation = self._headers.pop("Expect", "")
         if expectation and version != "HTTP/1.0":  # which knows no 100 (RFC 9110, 10.1.1)
             self._headers["Expect"] = expectation.lower()
-        if "close" in re.split(r"[\t ,]+", self._headers.get("Connection", "").lower()):
+        says_close = "close" in re.split(r"[\t ,]+", self._headers.get("Connection", "").lower())
+        if says_close or self._application.is_stopping:
             self._close_at_the_end()
 
     def _close_at_the_end(self) -> None:
@@ -170,7 +182,7 @@ class _Exchange(httputil.HTTPMessageDelegate):
             self._body.append(chunk)
 
     def finish(self) -> None:
-        if self._connection.stream.closed():  # type: ignore[attr-defined]
+        if self._connection.stream.closed() or self._application.is_stopped:  # type: ignore[attr-defined]
             # Tornado goes on with what it had read when it closed: this would be run and not answered.
             self.on_connection_close()
             return
@@ -186,8 +198,12 @@ class _Exchange(httputil.HTTPMessageDelegate):
             self._respond(problem(InternalError()))
 
     def on_connection_close(self) -> None:
-        if not self._is_over:
-            self._is_over = True
+        self._is_over = True
+        self._release()
+
+    def _release(self, _: object = None) -> None:
+        if not self._is_released:
+            self._is_released = True
             self._application.ended()
 
     # --- the route -------------------------------------------------------------
@@ -207,7 +223,6 @@ class _Exchange(httputil.HTTPMessageDelegate):
         request = Request(self._method, path, query, self._headers, variables, b"".join(self._body))
         self._body.clear()
         asked = route.parse(request)
-        self._connection.set_close_callback(self.on_connection_close)  # type: ignore[attr-defined]
         self._application.broker.submit(asked, lambda result: self._answer(route, request, result))
 
     def _answer(self, route: Route, request: Request, result: Any) -> None:
@@ -254,13 +269,13 @@ class _Exchange(httputil.HTTPMessageDelegate):
             headers["Content-Length"] = str(len(response.body))
         body = None if self._method == "HEAD" else response.body or None
         start_line = httputil.ResponseStartLine("HTTP/1.1", response.status, http.client.responses[response.status])
-        self._connection.write_headers(start_line, headers, body)
+        self._written = self._connection.write_headers(start_line, headers, body)
 
     def _end(self) -> None:
         if not self._is_over:
             self._is_over = True
             self._connection.finish()
-            self._application.ended()
+            self._written.add_done_callback(self._release)
 
 
 def _split_target(target: str) -> tuple[str, str]:
@@ -282,7 +297,6 @@ class Server:
 
     def __init__(self, application: Application) -> None:
         self._application = application
-        self._sockets: list[socket.socket] = []
         # The limits that answer properly are checked by _Exchange; these only bound what Tornado buffers.
         self._http = HTTPServer(
             application,
@@ -293,17 +307,14 @@ class Server:
     def listen(self) -> list[str]:
         """Begin to accept connections; returns the base URLs. Raises StartError."""
         settings = self._application.settings
-        self._sockets = _bind(settings.host, settings.port)
-        self._http.add_sockets(self._sockets)
-        return [_url(one) for one in self._sockets]
+        sockets = _bind(settings.host, settings.port)
+        self._http.add_sockets(sockets)
+        return [_url(one) for one in sockets]
 
     async def close(self) -> None:
-        """Accept no more, let requests in hand finish for `shutdown_seconds`, then close every connection."""
+        """Accept no more connections, finish what is in hand, then close the connections that are idle."""
         self._http.stop()
-        try:
-            await asyncio.wait_for(self._application.idle(), self._application.settings.shutdown_seconds)
-        except TimeoutError:
-            log.warning("requests still in hand were cut off")
+        await self._application.stop()
         await self._http.close_all_connections()
 
 
@@ -318,8 +329,6 @@ def _bind(host: str, port: int) -> list[socket.socket]:
                 continue  # this machine has no IPv6
             for one in sockets:
                 one.close()
-            if error.errno == errno.EADDRINUSE and sockets and not port:
-                raise  # unreachable but for a race
             raise StartError(_why_not(host, port, error), EXIT_ADDRESS) from error
         port = sockets[0].getsockname()[1]
     return sockets
