@@ -119,7 +119,10 @@ class Broker:
             self._sweep()
         elif isinstance(command, model.Receive):
             for message_id in result.quarantined:
-                log.error("queue %s: message %d is damaged", command.queue, message_id)
+                log.error("queue %s: message %d is damaged and was set aside", command.queue, message_id)
+            if result.quarantined and not result.messages:
+                self.submit(command, done)  # it met nothing but damage so far: behind it there may be more
+                return
         done(result)
 
     def _sweep(self) -> None:
