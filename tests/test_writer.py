@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 
+from tests.harness import wait_until
 from tq.errors import Overloaded, QueueNotFound, StorageFailed
 from tq.model import Command, Receive
 from tq.store import Store
@@ -336,3 +337,13 @@ def test_a_clock_that_fails_is_a_failure_too(bench: Bench) -> None:
     bench.submit(Receive("q"))
     assert isinstance(bench.delivered.get(timeout=PATIENCE_S)[0], StorageFailed)
     assert bench.store.groups == []
+
+
+def test_a_store_that_gives_too_few_results_is_not_trusted_again(make_bench: Callable[..., Bench]) -> None:
+    bench = make_bench()
+    bench.store.commit = lambda commands, now_ms: []
+    got: list[Any] = []
+    bench.writer.submit(Receive("q"), got.append)
+    wait_until(lambda: bench.writer.failure is not None)
+    with pytest.raises(StorageFailed):
+        bench.writer.submit(Receive("q"), got.append)

@@ -98,7 +98,10 @@ class Writer:
         if self.failure:
             return [self.failure] * len(commands)
         try:
-            return self._store.commit(commands, self._clock())
+            results = self._store.commit(commands, self._clock())
+            if len(results) != len(commands):
+                raise StorageFailed(f"{len(commands)} commands got {len(results)} results")
+            return results
         except Exception as error:
             # Whatever it was, the state of the store is unknown now, and the promise is not to guess.
             log.exception("the storage failed")

@@ -39,6 +39,7 @@ T = TypeVar("T")
 MAP_BYTES = 1 << 40  # 1 TiB of address space; a file never shrinks, so the bound is the disk or the quota
 MAX_READERS = 126  # LMDB's own default: this process uses one slot a thread, and tools a few more
 READER_CHECK_S = 5.0  # how often the slots of readers that died are freed, and the reserve is filled again
+LOOK_AGAIN_FOR_S = 10.0  # after which it is an error that nobody foresaw, and must not stop the event loop for ever
 LOOK_AGAIN_S = 0.0005  # a reader's pause for the writer, who has what it waits for in a moment
 
 _FULL_CODES = (errno.ENOSPC, errno.EDQUOT)
@@ -238,6 +239,7 @@ class LmdbStore:
     # --- anyone's side -------------------------------------------------------------
 
     def read(self, look: Callable[[Any], T]) -> T:
+        give_up_at = time.monotonic() + LOOK_AGAIN_FOR_S
         while True:
             with self._closing:
                 txn = self._env.begin()
@@ -246,6 +248,8 @@ class LmdbStore:
                 except _LookAgain:
                     if self._failure:  # then the writer will never have what is waited for
                         raise self._failure from None
+                    if time.monotonic() > give_up_at:
+                        raise
                 finally:
                     txn.abort()
             time.sleep(LOOK_AGAIN_S)
