@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tornado.httpclient import AsyncHTTPClient, HTTPResponse
+from tornado.ioloop import IOLoop
 
+from tests.api import NOW_MS, Api
 from tests.harness import Server, findings, open_store
-from tq import lifecycle
+from tq import __version__, lifecycle
 from tq.audit import audit
+from tq.broker import Broker
+from tq.clock import TimerClock
+from tq.settings import Settings
 from tq.store.memory import MemoryStore
+from tq.web.server import Application
 
 
 @pytest.fixture
@@ -47,3 +56,70 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
     assert found == []
     if request.param == "lmdb":
         assert findings(tmp_path / "store") == []
+
+
+# --- the server in process, for pytest-tornado ---------------------------------------------
+
+
+@pytest.fixture
+def io_loop() -> Iterator[IOLoop]:
+    """Instead of pytest-tornado's own, which calls what Tornado has deprecated."""
+    loop = IOLoop(make_current=False)
+    asyncio.set_event_loop(loop.asyncio_loop)  # type: ignore[attr-defined]
+    yield loop
+    asyncio.set_event_loop(None)
+    loop.close(all_fds=True)
+
+
+@pytest.fixture
+def clock() -> list[int]:
+    """The time in milliseconds, its only item."""
+    return [NOW_MS]
+
+
+@pytest.fixture
+def memory() -> MemoryStore:
+    """The store of the server in process."""
+    return MemoryStore(lifecycle.apply)
+
+
+@pytest.fixture
+def settings() -> Settings:
+    """The settings of the server in process."""
+    return Settings(data_dir="memory:")
+
+
+@pytest.fixture
+def app(io_loop: IOLoop, memory: MemoryStore, settings: Settings, clock: list[int]) -> Iterator[Application]:
+    """What pytest-tornado's `http_server` serves. The broker must be made on the running loop."""
+
+    def now_ms() -> int:
+        return clock[0]
+
+    async def make() -> Application:
+        return Application(Broker(memory, settings, TimerClock(0, 0, now_ms, now_ms)), settings)
+
+    application = io_loop.run_sync(make)
+    yield application
+    io_loop.run_sync(application.broker.close)
+    assert memory.read(audit) == []
+
+
+@pytest.fixture
+def api(http_client: AsyncHTTPClient, base_url: str) -> Api:
+    """`await api(method, path, body, **headers)`; a body that is not bytes or text is sent as JSON."""
+
+    async def call(method: str, path: str, body: Any = None, **headers: str) -> HTTPResponse:
+        raw = body if body is None or isinstance(body, bytes | str) else json.dumps(body)
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        reply = await http_client.fetch(
+            base_url + path, method=method, body=raw, headers=named, raise_error=False, allow_nonstandard_methods=True
+        )
+        assert reply.headers["Cache-Control"] == "no-store"
+        assert reply.headers["X-Content-Type-Options"] == "nosniff"
+        assert reply.headers["Server"] == f"tq/{__version__}"
+        assert reply.headers.get_list("Date")
+        assert ("Content-Type" in reply.headers) == (reply.code != 204)
+        return reply
+
+    return call

@@ -9,15 +9,17 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.oracle import Do, delete, open_engine, put
+from tests.engines import Do, delete, open_engine, put
 from tq import codec, keys, model
 from tq.audit import audit
 from tq.codec import MessageRecord
+from tq.keys import DueKind
 from tq.model import CreateQueue, DeleteQueue, Draft, PurgeQueue, Receive, Send, Sweep
 from tq.store import Store
 
 NOW_MS = 1_700_000_000_000
 LARGE = Draft(bytes(range(256)) * 40)  # three chunks
+LESS_BYTES = "queue q: 10244 bytes are there and 10247 are counted"
 NO_SUM = "the checksum does not match"
 
 
@@ -26,7 +28,7 @@ def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     """Queue q with id 1 and messages 2, 3 (large) and 4; message 1 was received."""
     store = open_engine(request.param, tmp_path)
     drafts = (Draft(b"one"), Draft(b"two"), LARGE, Draft(b"four"))
-    store.commit([CreateQueue("q"), Send("q", drafts), Receive("q")], NOW_MS)
+    store.commit([CreateQueue("q"), Send("q", drafts), Receive(("q",))], NOW_MS)
     assert store.read(audit) == []
     yield store
     store.close()
@@ -63,8 +65,12 @@ def belongs_to_nothing(name: str, key: bytes) -> str:
     return f"{name}: {key.hex()} belongs to no {'message' if name == 'chunks' else 'queue'}"
 
 
+def of_no_queue(name: str, key: bytes) -> str:
+    return f"{name}: {key.hex()} belongs to no queue"
+
+
 RECORD = codec.QueueRecord(1, 1, 0, model.QueueSettings())
-MESSAGE = codec.pack_message(MessageRecord(NOW_MS, 0, None, b"x"))
+MESSAGE = codec.pack_message(MessageRecord(NOW_MS, b"x"))
 
 
 # --- nothing to find ---------------------------------------------------------------------------
@@ -80,7 +86,7 @@ def test_a_new_store_is_sound(tmp_path: Path) -> None:
 def test_garbage_quarantine_and_half_a_sweep_are_sound(engine: Store) -> None:
     engine.commit([CreateQueue("other"), Send("other", (LARGE, LARGE))], NOW_MS)
     assert findings(engine, put(*ready(3), b"")) != []
-    assert findings(engine, Receive("q", 9)) == []
+    assert findings(engine, Receive(("q",), 9)) == []
     assert findings(engine, Send("q", (LARGE,)), PurgeQueue("q"), DeleteQueue("other")) == []
     while engine.commit([Sweep(2)], NOW_MS)[0]:
         assert engine.read(audit) == []
@@ -93,11 +99,21 @@ def test_garbage_quarantine_and_half_a_sweep_are_sound(engine: Store) -> None:
 def test_a_queue_record_that_cannot_be_read(engine: Store) -> None:
     found = findings(engine, put(keys.QUEUES, b"q", codec.pack_queue(RECORD)[:-1] + b"?"))
     chunks = [belongs_to_nothing("chunks", chunk(number)[1]) for number in range(3)]
-    assert found == [f"queue q: {NO_SUM}", *chunks, "queue/1 belongs to no queue"]
+    homeless = [of_no_queue("chunks", chunk(number)[1]) for number in range(3)]
+    assert found == [
+        f"queue q: {NO_SUM}",
+        "names: {1: 'q'} are not the queues {}",
+        *chunks,
+        *homeless,
+        "queue/1 belongs to no queue",
+    ]
 
 
 def test_two_queues_of_one_id(engine: Store) -> None:
-    assert findings(engine, copy_queue(b"r")) == ["queue r: its id 1 is not its own"]
+    assert findings(engine, copy_queue(b"r")) == [
+        "queue r: its id 1 is not its own",
+        "names: {1: 'q'} are not the queues {1: 'r'}",
+    ]
 
 
 def test_a_queue_whose_id_was_let_go(engine: Store) -> None:
@@ -116,11 +132,17 @@ def test_a_queue_without_a_next_id(engine: Store) -> None:
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"sent": 5}, "queue q: 5 sent, 3 there and 1 gone do not add up (next is 5)"),
-        ({"received": 2}, "queue q: 4 sent, 3 there and 2 gone do not add up (next is 5)"),
-        ({"purged": 1}, "queue q: 4 sent, 3 there and 2 gone do not add up (next is 5)"),
-        ({"quarantined": 1}, "queue q: 4 sent, 3 there and 2 gone do not add up (next is 5)"),
-        ({"next_sequence": 6}, "queue q: 4 sent, 3 there and 1 gone do not add up (next is 6)"),
+        ({"counters": {"acked": 2}}, "queue q: 4 came, 3 are there and 2 are gone"),
+        ({"counters": {}}, "queue q: 4 came, 3 are there and 0 are gone"),
+        *[
+            ({"counters": {"acked": 1, end: 1}}, "queue q: 4 came, 3 are there and 2 are gone")
+            for end in ("expired", "dead_lettered", "redriven", "purged", "dropped", "cancelled", "quarantined")
+        ],
+        ({"next_sequence": 6}, "queue q: 5 came, 3 are there and 1 are gone"),
+        ({"bytes": 1}, "queue q: 10247 bytes are there and 1 are counted"),
+        ({"in_flight": 1}, "queue q: 0 messages are in_flight and 1 are counted"),
+        ({"delayed": 1}, "queue q: 0 messages are delayed and 1 are counted"),
+        ({"blocked": 1}, "queue q: 0 messages are blocked and 1 are counted"),
     ],
 )
 def test_counters_that_do_not_add_up(engine: Store, changes: dict[str, int], sentence: str) -> None:
@@ -131,8 +153,8 @@ def test_counters_that_do_not_add_up(engine: Store, changes: dict[str, int], sen
 
 
 def test_a_message_that_is_lost(engine: Store) -> None:
-    [finding] = findings(engine, delete(*ready(2)))
-    assert finding == "queue q: 4 sent, 2 there and 1 gone do not add up (next is 5)"
+    found = findings(engine, delete(*ready(2)))
+    assert found == ["queue q: 4 came, 2 are there and 1 are gone", LESS_BYTES]
 
 
 @pytest.mark.parametrize(
@@ -140,16 +162,21 @@ def test_a_message_that_is_lost(engine: Store) -> None:
     [
         keys.message_key(0),
         keys.message_key(5),
-        keys.message_key(keys.MAX_SEQUENCE),
-        b"\x08" + keys.message_key(2)[1:],
+        keys.message_key(model.MAX_SEQUENCE),
         keys.message_key(4) + b"\0",
         keys.message_key(4)[:-1],
     ],
     ids=bytes.hex,
 )
 def test_a_key_that_was_not_given_out(engine: Store, key: bytes) -> None:
-    found = findings(engine, put(ready(1)[0], key, MESSAGE), change_queue(received=0))
+    found = findings(engine, put(ready(1)[0], key, MESSAGE), change_queue(counters={}, bytes=10_248))
     assert found == [f"queue q: the key {key.hex()} is not one that was given out"]
+
+
+def test_two_messages_of_one_number(engine: Store) -> None:
+    double = put(ready(1)[0], keys.message_key(4, priority=1), MESSAGE)
+    found = findings(engine, double, change_queue(counters={}, bytes=10_248))
+    assert found == [f"queue q: the key {ready(4)[1].hex()} is not one that was given out"]
 
 
 @pytest.mark.parametrize(
@@ -161,7 +188,7 @@ def test_a_key_that_was_not_given_out(engine: Store, key: bytes) -> None:
     ],
 )
 def test_a_message_that_cannot_be_read(engine: Store, value: bytes, why: str) -> None:
-    assert findings(engine, put(*ready(2), value)) == [f"queue q: message 2: {why}"]
+    assert findings(engine, put(*ready(2), value)) == [f"queue q: message 2: {why}", LESS_BYTES]
 
 
 NOT_SENT = "queue q: message 3: the chunks are not the body that was sent"
@@ -190,7 +217,7 @@ def test_a_count_that_is_wrong(engine: Store) -> None:
             return int(self.inner.count()) + 1
 
     found = engine.read(lambda tx: audit(Miscounting(tx)))
-    assert found == ["queue q: 3 messages are there and 4 are counted"]
+    assert found == ["queue q: 3 messages are ready and 4 are counted"]
 
 
 # --- what belongs to nothing -------------------------------------------------------------------
@@ -200,11 +227,13 @@ def test_a_count_that_is_wrong(engine: Store) -> None:
     "key", [chunk(3)[1], chunk(0, sequence=2)[1], chunk(0, sequence=9)[1], chunk(0, queue_id=7)[1]]
 )
 def test_a_chunk_of_no_message(engine: Store, key: bytes) -> None:
-    assert findings(engine, put(keys.CHUNKS, key, b"x")) == [belongs_to_nothing("chunks", key)]
+    found = findings(engine, put(keys.CHUNKS, key, b"x"))
+    homeless = [] if keys.queue_id_of(key) == 1 else [of_no_queue("chunks", key)]
+    assert found == [belongs_to_nothing("chunks", key), *homeless]
 
 
 def test_a_message_that_leaves_its_chunks(engine: Store) -> None:
-    found = findings(engine, delete(*ready(3)), change_queue(received=2))
+    found = findings(engine, delete(*ready(3)), change_queue(counters={"acked": 2}, bytes=7))
     assert found == [belongs_to_nothing("chunks", chunk(number)[1]) for number in range(3)]
 
 
@@ -221,9 +250,100 @@ def test_garbage_that_is_forgotten(engine: Store) -> None:
     engine.commit([PurgeQueue("q")], NOW_MS)
     found = findings(engine, delete(keys.GARBAGE, keys.queue_prefix(1)))
     chunks = [belongs_to_nothing("chunks", chunk(number)[1]) for number in range(3)]
-    assert found == [*chunks, "queue/1 belongs to no queue"]
+    homeless = [of_no_queue("chunks", chunk(number)[1]) for number in range(3)]
+    assert found == [*chunks, *homeless, "queue/1 belongs to no queue"]
 
 
 def test_every_finding_is_reported(engine: Store) -> None:
     found = findings(engine, delete(*chunk(0)), put(*ready(2), b"?"), copy_queue(b"r"))
-    assert len(found) == 5  # both records twice, as two queues claim them, and the id
+    assert len(found) == 8  # both records and the bytes twice, as two queues claim them; the id, and the name
+
+
+# --- states, timers, groups ---------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["lmdb", "memory"])
+def busy(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    """Queue q with message 1 leased, 2 blocked behind it, 3 delayed, 4 ready with a lifetime and a deduplication id."""
+    store = open_engine(request.param, tmp_path)
+    drafts = (
+        Draft(b"1", group="g"),
+        Draft(b"2", group="g"),
+        Draft(b"3", delay_ms=10),
+        Draft(b"4", ttl_ms=20, dedup_id="d"),
+    )
+    store.commit([CreateQueue("q"), Send("q", drafts), Receive(("q",), visibility_ms=30)], NOW_MS)
+    assert store.read(audit) == []
+    yield store
+    store.close()
+
+
+def shared(sequence: int) -> bytes:
+    return keys.shared_key(1, keys.message_key(sequence))
+
+
+def due(by_ms: int, kind: DueKind, sequence: int) -> bytes:
+    return keys.due_key(NOW_MS + by_ms, kind, 1, keys.message_key(sequence))
+
+
+DUE = [due(30, DueKind.LEASE, 1), due(10, DueKind.DELAY, 3), due(20, DueKind.TTL, 4), due(300_000, DueKind.DEDUP, 4)]
+GROUP = keys.group_prefix(1, "g")
+
+
+@pytest.mark.parametrize("entry", DUE)
+def test_a_timer_that_is_lost(busy: Store, entry: bytes) -> None:
+    assert findings(busy, delete(keys.DUE, entry)) == [f"due: {keys.parse_due(entry)} is missing"]
+
+
+@pytest.mark.parametrize("entry", [due(31, DueKind.LEASE, 1), due(1, DueKind.DELAY, 4), due(9, DueKind.TTL, 1)])
+def test_a_timer_for_nothing(busy: Store, entry: bytes) -> None:
+    assert findings(busy, put(keys.DUE, entry, b"")) == [f"due: {keys.parse_due(entry)} is for nothing"]
+
+
+@pytest.mark.parametrize(
+    ("space", "state", "sequence"), [(keys.IN_FLIGHT, "in_flight", 1), (keys.DELAYED, "delayed", 3)]
+)
+def test_a_message_of_a_state_that_is_lost(busy: Store, space: str, state: str, sequence: int) -> None:
+    found = findings(busy, delete(space, shared(sequence)))
+    assert found[:2] == [
+        f"queue q: 0 messages are {state} and 1 are counted",
+        "queue q: 4 came, 3 are there and 0 are gone",
+    ]
+
+
+def test_a_message_in_two_states(busy: Store) -> None:
+    value = codec.pack_message(MessageRecord(NOW_MS, b"4"))
+    found = findings(busy, put(keys.BLOCKED, shared(4), value))
+    assert "queue q: message 4 is ready and blocked" in found
+    assert "queue q: message 4 is blocked and has no group" in found
+
+
+def test_a_ready_message_that_is_due(busy: Store) -> None:
+    found = findings(busy, put(*ready(4), codec.pack_message(MessageRecord(NOW_MS, b"4", due_at_ms=5))))
+    assert "queue q: message 4 is ready and due at 5" in found
+
+
+def test_a_group_whose_head_is_lost(busy: Store) -> None:
+    assert findings(busy, delete(keys.GROUPS, GROUP)) == [f"groups: {GROUP.hex()} and its messages do not agree"]
+
+
+def test_a_group_of_the_wrong_head(busy: Store) -> None:
+    found = findings(busy, put(keys.GROUPS, GROUP, keys.message_key(2)))
+    assert set(found) == {f"groups: {GROUP.hex()} and its messages do not agree"}
+
+
+def test_a_blocked_message_that_its_group_forgot(busy: Store) -> None:
+    entry = GROUP + keys.message_key(2)
+    assert findings(busy, delete(keys.GROUPS, entry)) == [f"groups: {entry.hex()} and its messages do not agree"]
+
+
+def test_two_of_a_group_that_are_not_blocked(busy: Store) -> None:
+    value = codec.pack_message(MessageRecord(NOW_MS, b"4", group="g"))
+    found = findings(busy, put(*ready(4), value))
+    assert [f for f in found if "is not the only one of its group" in f]
+
+
+def test_a_deduplication_id_of_no_queue(busy: Store) -> None:
+    key = keys.dedup_key(7, "d")
+    found = findings(busy, put(keys.DEDUP, key, codec.pack_dedup(keys.message_key(1), 5)))
+    assert found == [f"dedup: {key.hex()} belongs to no queue"] * 2

@@ -12,40 +12,43 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.oracle import inline_bytes, open_engine, put
+from tests.engines import inline_bytes, open_engine, put
 from tq import codec, keys, model
 from tq.codec import CHUNK_BYTES, MAX_INLINE_BYTES, ChunkedBody, CorruptRecord, MessageRecord, QueueRecord
-from tq.model import CreateQueue, Draft, QueueSettings, Send
+from tq.model import Clock, CreateQueue, DeadLetter, DeadLetterOrigin, Draft, QueueSettings, Send
 
 NOW_MS = 1_700_000_000_000
 
 GOLDEN_MESSAGES = [
     (
-        MessageRecord(NOW_MS, 0, None, b'{"a":1}'),
-        "01 94 cf0000018bcfe56800 00 c0 c407 7b2261223a317d 2496aa26",
+        MessageRecord(NOW_MS, b'{"a":1}'),
+        "01 98 cf0000018bcfe56800 00 00 00 00 c0 c407 7b2261223a317d c0 ad208ce0",
     ),
     (
-        MessageRecord(NOW_MS, 3, "text/plain", b""),
-        "01 94 cf0000018bcfe56800 03 aa746578742f706c61696e c400 08dcd5ff",
+        MessageRecord(NOW_MS, b"", "text/plain", 3, 4, NOW_MS + 1, NOW_MS + 2),
+        "01 98 cf0000018bcfe56800 03 04 cf0000018bcfe56801 cf0000018bcfe56802 aa746578742f706c61696e c400 c0 6b97dc94",
     ),
     (
-        MessageRecord(NOW_MS, 0, None, ChunkedBody(10_240, 3_150_855_069)),
-        "01 94 cf0000018bcfe56800 00 c0 92 cd2800 cebbce3b9d 4cf6e9a5",
+        MessageRecord(NOW_MS, ChunkedBody(10_240, 3_150_855_069, 7)),
+        "01 98 cf0000018bcfe56800 00 00 00 00 c0 93 cd2800 cebbce3b9d 07 c0 538fc242",
     ),
     (
-        MessageRecord(0, 0, None, b"\xff\xff\xff"),
-        "01 94 00 00 c0 c403 ffffff 8447c929",
+        MessageRecord(0, b"\xff", None, 0, 0, 0, 0, "g", {"h": "ä"}, DeadLetterOrigin("q", "why", 2)),
+        "01 98 00 00 00 00 00 c0 c401 ff 83 a567726f7570 a167 a768656164657273 81 a168 a2c3a4"
+        " ab646561645f6c6574746572 93 a171 a3776879 02 9a0f1a54",
     ),
 ]
 GOLDEN_QUEUES = [
     (
         QueueRecord(1, 1, NOW_MS, QueueSettings()),
-        "01 98 01 01 cf0000018bcfe56800 80 00 00 00 00 3ad3fa81",
+        "01 99 01 01 cf0000018bcfe56800 80 00 00 00 00 80 4a6dba00",
     ),
     (
-        QueueRecord(7, 1_001, NOW_MS, QueueSettings(max_message_bytes=65_536), 1_000, 900, 50, 5),
-        "01 98 07 cd03e9 cf0000018bcfe56800 81 b16d61785f6d6573736167655f6279746573 ce00010000"
-        " cd03e8 cd0384 32 05 b0ddaea0",
+        QueueRecord(
+            7, 1_001, NOW_MS, QueueSettings(max_message_bytes=65_536), 1_000, 9, 50, 5, {"sent": 1_000, "acked": 9}
+        ),
+        "01 99 07 cd03e9 cf0000018bcfe56800 81 b16d61785f6d6573736167655f6279746573 ce00010000"
+        " cd03e8 09 32 05 82 a473656e74 cd03e8 a561636b6564 09 50c93a52",
     ),
 ]
 
@@ -53,11 +56,30 @@ patient = settings(deadline=None)  # the machine may be busy
 
 numbers = st.integers(0, (1 << 64) - 1)
 chunked = st.builds(ChunkedBody, st.integers(0, 1 << 27), st.integers(0, (1 << 32) - 1))
+texts = st.text(min_size=1, max_size=20)
+origins = st.builds(DeadLetterOrigin, texts, texts, numbers)
 messages = st.builds(
-    MessageRecord, numbers, numbers, st.none() | st.text(max_size=20), st.binary(max_size=300) | chunked
+    MessageRecord,
+    numbers,
+    st.binary(max_size=300) | chunked,
+    st.none() | st.text(max_size=20),
+    *[numbers] * 4,
+    st.none() | texts,
+    st.none() | st.dictionaries(texts, st.text(max_size=20), min_size=1, max_size=3),
+    st.none() | origins,
 )
-queue_settings = st.builds(QueueSettings, st.integers(1, model.MAX_MESSAGE_BYTES))
-queues = st.builds(QueueRecord, numbers, numbers, numbers, queue_settings, numbers, numbers, numbers, numbers)
+queue_settings = st.builds(
+    QueueSettings,
+    visibility_timeout=st.floats(0, model.MAX_VISIBILITY_S),
+    ttl=st.none() | st.floats(0.001, model.MAX_DELAY_S),
+    max_bytes=st.none() | st.integers(1, (1 << 63) - 1),
+    overflow=st.sampled_from(["reject", "drop_oldest"]),
+    max_message_bytes=st.integers(1, model.MAX_MESSAGE_BYTES),
+    dead_letter=st.none() | st.builds(DeadLetter, texts, st.integers(1, 1_000), st.booleans()),
+    paused=st.booleans(),
+)
+counters = st.dictionaries(st.sampled_from(model.Counters.__struct_fields__), numbers)
+queues = st.builds(QueueRecord, *[numbers] * 3, queue_settings, *[numbers] * 4, counters)
 
 
 def seal(fields: Any, version: int = codec.VERSION) -> bytes:
@@ -104,7 +126,7 @@ def test_a_queue_comes_back(record: QueueRecord) -> None:
 
 @pytest.mark.parametrize("media_type", ["", "text/plain; charset=utf-8", "ä" * 300, "x" * 70_000])
 def test_a_media_type_of_any_length_comes_back(media_type: str) -> None:
-    record = MessageRecord(NOW_MS, 0, media_type, b"\0")
+    record = MessageRecord(NOW_MS, b"\0", media_type)
     assert codec.unpack_message(codec.pack_message(record)) == record
 
 
@@ -155,18 +177,21 @@ def test_bytes_that_are_no_record(value: bytes) -> None:
 @pytest.mark.parametrize("version", [0, 2, 255])
 def test_another_version_is_refused(version: int) -> None:
     with pytest.raises(CorruptRecord, match=f"record version {version:02x} is unknown"):
-        codec.unpack_message(seal([NOW_MS, 0, None, b""], version))
+        codec.unpack_message(seal([NOW_MS, 0, 0, 0, 0, None, b"", None], version))
 
 
 @pytest.mark.parametrize(
     "fields",
     [
         [],
-        [NOW_MS, 0, None],
-        [NOW_MS, 0, None, b"", 1],
-        [NOW_MS, 0, None, None],
-        [NOW_MS, 0, None, [1]],
-        [NOW_MS, 0, None, [1, 2, 3]],
+        [NOW_MS, 0, None, b""],
+        [NOW_MS, 0, 0, 0, 0, None, b""],
+        [NOW_MS, 0, 0, 0, 0, None, b"", None, 1],
+        [NOW_MS, 0, 0, 0, 0, None, None, None],
+        [NOW_MS, 0, 0, 0, 0, None, [1], None],
+        [NOW_MS, 0, 0, 0, 0, None, [1, 2, 3, 4], None],
+        [NOW_MS, 0, 0, 0, 0, None, b"", 7],
+        [NOW_MS, 0, 0, 0, 0, None, b"", {"dead_letter": ["q"]}],
         {"a": 1},
         None,
         7,
@@ -182,10 +207,11 @@ def test_a_message_of_another_layout_is_refused(fields: Any) -> None:
     [
         [],
         [1, 1, NOW_MS],
-        [1, 1, NOW_MS, {}, 0, 0, 0, 0, 0],
-        [1, 1, NOW_MS, {"unknown": 1}, 0, 0, 0, 0],
-        [1, 1, NOW_MS, {"max_message_bytes": 0}, 0, 0, 0, 0],
-        [1, 1, NOW_MS, None, 0, 0, 0, 0],
+        [1, 1, NOW_MS, {}, 0, 0, 0, 0],
+        [1, 1, NOW_MS, {}, 0, 0, 0, 0, {}, 0],
+        [1, 1, NOW_MS, {"unknown": 1}, 0, 0, 0, 0, {}],
+        [1, 1, NOW_MS, {"max_message_bytes": 0}, 0, 0, 0, 0, {}],
+        [1, 1, NOW_MS, None, 0, 0, 0, 0, {}],
         None,
     ],
 )
@@ -208,7 +234,8 @@ def test_a_message_is_no_queue_and_a_queue_no_message() -> None:
     ("size", "lengths"),
     [
         (0, []),
-        (1, [1]),
+        (1_900, []),
+        (2_000, [2_000]),
         (4_079, [4_079]),
         (4_080, [4_080]),
         (4_081, [4_080, 1]),
@@ -218,10 +245,28 @@ def test_a_message_is_no_queue_and_a_queue_no_message() -> None:
 )
 def test_a_body_is_split_and_joined(size: int, lengths: list[int]) -> None:
     content = bytes(n % 251 for n in range(size))
-    body, pieces = codec.split_body(content)
+    whole = MessageRecord(NOW_MS, content)
+    record, pieces = codec.split_body(whole)
     assert [len(piece) for piece in pieces] == lengths
-    assert (body.size, body.chunks, body.checksum) == (size, len(lengths), crc32(content))
-    assert codec.join_body(body, pieces) == content
+    if lengths:
+        assert record.body == ChunkedBody(size, crc32(content))
+        assert isinstance(record.body, ChunkedBody)
+        assert record.body.chunks == len(lengths)
+        assert codec.join_body(record, pieces) == whole
+    else:
+        assert record is whole
+    assert codec.content_bytes(record) == size
+
+
+@pytest.mark.parametrize(("size", "header"), [(0, 2_000), (10, 60_000), (1_000, 1_000), (5_000, 1)])
+def test_headers_lie_with_the_body_when_they_are_large(size: int, header: int) -> None:
+    whole = MessageRecord(NOW_MS, b"x" * size, headers={"name": "ä" * header}, group="g", attempt=3)
+    record, pieces = codec.split_body(whole)
+    assert pieces
+    assert record.headers is None
+    assert len(codec.pack_message(record)) < 200
+    assert codec.content_bytes(record) == size
+    assert codec.join_body(record, pieces) == whole
 
 
 @pytest.mark.parametrize(
@@ -237,13 +282,36 @@ def test_a_body_is_split_and_joined(size: int, lengths: list[int]) -> None:
     ],
 )
 def test_pieces_that_are_not_the_body(spoil: Callable[[list[bytes]], list[bytes]]) -> None:
-    body, pieces = codec.split_body(bytes(n % 251 for n in range(10_000)))
+    record, pieces = codec.split_body(MessageRecord(NOW_MS, bytes(n % 251 for n in range(10_000))))
     with pytest.raises(CorruptRecord):
-        codec.join_body(body, spoil(pieces))
+        codec.join_body(record, spoil(pieces))
 
 
 def test_the_largest_message_has_a_number_for_each_chunk() -> None:
-    assert ChunkedBody(model.MAX_MESSAGE_BYTES, 0).chunks <= 1 << 16
+    headers = model.MAX_HEADERS_BYTES * 6  # each name and value of one byte has one or two of msgpack before it
+    assert ChunkedBody(model.MAX_MESSAGE_BYTES + headers, 0).chunks <= 1 << 16
+
+
+# --- small records ---------------------------------------------------------------------------
+
+
+@patient
+@given(st.binary(min_size=8, max_size=8), numbers)
+def test_what_is_remembered_of_a_deduplication_id_comes_back(message: bytes, forget_at_ms: int) -> None:
+    assert codec.unpack_dedup(codec.pack_dedup(message, forget_at_ms)) == (message, forget_at_ms)
+
+
+@patient
+@given(numbers, st.integers(-(1 << 63), (1 << 63) - 1))
+def test_the_clock_comes_back(latest_ms: int, offset_ms: int) -> None:
+    clock = Clock(latest_ms, offset_ms)
+    assert codec.unpack_clock(codec.pack_clock(clock)) == clock
+
+
+def test_golden_small_records() -> None:
+    assert codec.pack_dedup(keys.message_key(3), NOW_MS).hex() == "09000000000000030000018bcfe56800"
+    assert codec.pack_clock(Clock(NOW_MS, -2)).hex() == "0000018bcfe56800fffffffffffffffe"
+    assert codec.unpack_clock(None) == Clock(0, 0)
 
 
 # --- pages of LMDB ---------------------------------------------------------------------------
@@ -270,7 +338,7 @@ def test_the_largest_inline_record_stays_in_its_page(tmp_path: Path) -> None:
 @pytest.mark.parametrize("media_type", [None, "text/plain"])
 def test_messages_are_inline_up_to_the_limit(tmp_path: Path, media_type: str | None) -> None:
     content = b"x" * inline_bytes(media_type)
-    value = codec.pack_message(MessageRecord(NOW_MS, 0, media_type, content))
+    value = codec.pack_message(MessageRecord(NOW_MS, content, media_type))
     assert len(value) == MAX_INLINE_BYTES
     pages = pages_of(tmp_path / "1", CreateQueue("q"), Send("q", (Draft(content, media_type),) * 9))
     assert (pages["queue/1"], count_chunks(tmp_path / "1")) == (0, 0)

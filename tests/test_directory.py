@@ -15,11 +15,11 @@ from typing import Any
 import lmdb
 import pytest
 
+from tests.engines import Do, dump, open_engine
 from tests.harness import ROOT, findings, open_store
-from tests.oracle import Do, dump, open_engine
 from tq import keys
 from tq.errors import EXIT_DATA, StartError
-from tq.model import CreateQueue, Draft, Send
+from tq.model import CreateQueue, Draft, Send, Sent
 from tq.store.directory import CREATING, DATA_FILE, FORMAT, DataDirectory
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -58,7 +58,7 @@ def why_refused(path: Path) -> str:
 def is_new_and_works(path: Path) -> bool:
     store = open_store(path)
     was_empty = store.read(dump) == {}
-    works = store.commit([CreateQueue("q"), Send("q", (Draft(b"1"),))], 0)[1] == [1]
+    works = store.commit([CreateQueue("q"), Send("q", (Draft(b"1"),))], 0)[1] == Sent((1,))
     store.close()
     return was_empty and works and findings(path) == []
 

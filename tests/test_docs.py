@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -13,9 +14,11 @@ import pytest
 
 from tests.harness import ROOT, Server
 from tq.errors import all_errors
-from tq.model import QueueSettings
+from tq.model import Counters, QueueSettings
 from tq.settings import Settings
 from tq.web import ROUTES
+from tq.web.formats import Envelope
+from tq.web.native import ReceiveParameters
 
 API = (ROOT / "docs/api.md").read_text()
 OPERATIONS = (ROOT / "docs/operations.md").read_text()
@@ -35,11 +38,39 @@ def console_examples(text: str) -> list[tuple[str, str]]:
 
 
 def masked(text: str) -> str:
-    """The text without what differs from run to run: times, ages and byte figures of the storage."""
+    """The text without what differs from run to run: times, ages, receipts and byte figures of the storage."""
     text = re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", "TIME", text)
     text = re.sub(r'"(uptime_seconds|oldest_message_age_seconds)":[\d.e-]+', r'"\1":AGE', text)
     text = re.sub(r'"(file|used|available)_bytes":\d+', r'"\1_bytes":N', text)
+    text = re.sub(r'"receipt":"r[\w-]{22}"', '"receipt":RECEIPT', text)
     return re.sub(r'"path":"[^"]*"', '"path":DIR', text).strip()
+
+
+class Shell:
+    """One shell for all commands of a document, so that a later one may use what an earlier one set."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(["sh"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def run(self, command: str) -> str:
+        """What the command prints. Raises AssertionError when it fails."""
+        assert self._process.stdin
+        assert self._process.stdout
+        self._process.stdin.write(f"{command}\nprintf '\\n%s %s\\n' {MARK} $?\n")
+        self._process.stdin.flush()
+        printed = ""
+        for line in self._process.stdout:
+            if line.startswith(MARK):
+                assert line == f"{MARK} 0\n", command
+                return printed.removesuffix("\n")
+            printed += line
+        raise AssertionError(f"the shell ended at {command}")
+
+    def close(self) -> None:
+        self._process.communicate(timeout=30)
+
+
+MARK = "--end-of-command--"
 
 
 @pytest.mark.parametrize("document", ["README.md", "docs/api.md"])
@@ -49,16 +80,13 @@ def test_examples_are_what_happens(document: str, start: Callable[..., Server]) 
     server = start()
     examples = console_examples((ROOT / document).read_text())
     assert len(examples) > 5
-    for command, expected in examples:
-        ran = subprocess.run(
-            command.replace("http://localhost:8000", server.url),
-            shell=True,
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=True,
-        )
-        assert masked(ran.stdout) == masked(expected), command
+    shell = Shell()
+    try:
+        for command, expected in examples:
+            printed = shell.run(command.replace("http://localhost:8000", server.url))
+            assert masked(printed) == masked(expected), command
+    finally:
+        shell.close()
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")
@@ -91,7 +119,22 @@ def test_every_setting_is_documented(field) -> None:
 
 @pytest.mark.parametrize("field", msgspec.structs.fields(QueueSettings), ids=lambda field: field.name)
 def test_every_queue_setting_is_documented(field) -> None:
-    assert f"| `{field.name}` | {field.default} |" in API
+    assert f"| `{field.name}` | {json.dumps(field.default)} |" in API
+
+
+@pytest.mark.parametrize("field", msgspec.structs.fields(Envelope), ids=lambda field: field.name)
+def test_every_send_option_is_documented(field) -> None:
+    assert f"\n| `{field.name}` | " in API.partition("\n## Send\n")[2].partition("\n## ")[0]
+
+
+@pytest.mark.parametrize("field", msgspec.structs.fields(ReceiveParameters), ids=lambda field: field.name)
+def test_every_receive_parameter_is_documented(field) -> None:
+    assert f"\n| `{field.name}` | " in API.partition("\n## Receive\n")[2].partition("\n## ")[0]
+
+
+@pytest.mark.parametrize("field", msgspec.structs.fields(Counters), ids=lambda field: field.name)
+def test_every_counter_is_documented(field) -> None:
+    assert f"\n| `{field.name}` | " in API.partition("\n## Look at a queue\n")[2].partition("\n## ")[0]
 
 
 def test_every_exit_code_is_documented() -> None:

@@ -50,7 +50,7 @@ def packed(content: Any) -> bytes:
 
 
 def message(content: bytes, media_type: str | None = None, state: Any = None, number: int = 7) -> Message:
-    return Message(number, content, media_type, SENT_MS, 2, state)
+    return Message(number, content, media_type, SENT_MS, 2, state=state)
 
 
 def shown(answer: Response, content_type: str = JSON) -> Any:
@@ -302,8 +302,8 @@ def test_one_message_as_the_bytes_it_was_sent_as() -> None:
         ("Tq-Id", "7"),
         ("Tq-Sent-At", SENT_AT),
         ("Tq-Receive-Count", "2"),
-        ("Content-Security-Policy", "sandbox"),
         ("Tq-State", "ready"),
+        ("Content-Security-Policy", "sandbox"),
     )
     assert len(formats.one_message(request(), message(b"", "image/png")).headers) == 4
 

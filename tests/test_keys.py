@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tq import keys
+from tq import keys, model
+from tq.keys import DueKind
 
 patient = settings(deadline=None)  # the machine may be busy
 
-sequences = st.integers(0, keys.MAX_SEQUENCE)
+sequences = st.integers(0, model.MAX_SEQUENCE)
+priorities = st.integers(0, model.MAX_PRIORITY)
 queue_ids = st.integers(0, (1 << 32) - 1)
 chunk_numbers = st.integers(0, (1 << 16) - 1)
 
 
 def test_names_of_the_spaces() -> None:
-    names = (keys.META, keys.QUEUES, keys.CHUNKS, keys.QUARANTINE, keys.GARBAGE)
-    assert names == ("meta", "queues", "chunks", "quarantine", "garbage")
+    names = (keys.META, keys.QUEUES, keys.NAMES, keys.IN_FLIGHT, keys.DELAYED, keys.BLOCKED, keys.GROUPS)
+    assert names == ("meta", "queues", "names", "in_flight", "delayed", "blocked", "groups")
+    names = (keys.DUE, keys.DEDUP, keys.CHUNKS, keys.QUARANTINE, keys.GARBAGE)
+    assert names == ("due", "dedup", "chunks", "quarantine", "garbage")
     assert keys.ready_space(258) == "queue/258"
-    assert (keys.NEXT_QUEUE_ID, keys.PROBED_AT) == (b"next_queue_id", b"probed_at")
+    assert (keys.NEXT_QUEUE_ID, keys.PROBED_AT, keys.CLOCK) == (b"next_queue_id", b"probed_at", b"clock")
 
 
 @pytest.mark.parametrize(
@@ -30,8 +35,20 @@ def test_names_of_the_spaces() -> None:
         (keys.message_key(0), "0900000000000000"),
         (keys.message_key(1), "0900000000000001"),
         (keys.message_key(0x01020304050607), "0901020304050607"),
-        (keys.message_key(keys.MAX_SEQUENCE), "09ffffffffffffff"),
+        (keys.message_key(model.MAX_SEQUENCE), "09ffffffffffffff"),
+        (keys.message_key(3, 9), "0000000000000003"),
+        (keys.message_key(3, 1), "0800000000000003"),
         (keys.queue_prefix(258), "00000102"),
+        (keys.group_prefix(258, "ä"), "00000102 02 c3a4"),
+        (keys.group_prefix(258, "g" * 128), "00000102 80" + "67" * 128),
+        (keys.dedup_key(258, "ab"), "00000102 6162"),
+        (
+            keys.due_key(0x18BCFE56800, DueKind.LEASE, 258, keys.message_key(3)),
+            "0000018bcfe56800 01 00000102 0900000000000003",
+        ),
+        (keys.due_key(1, DueKind.DELAY, 0, b"k"), "0000000000000001 02 00000000 6b"),
+        (keys.due_key(1, DueKind.TTL, 0, b"k"), "0000000000000001 03 00000000 6b"),
+        (keys.due_key(1, DueKind.DEDUP, 0, b"k"), "0000000000000001 04 00000000 6b"),
         (keys.shared_key(258, keys.message_key(3)), "00000102 0900000000000003"),
         (keys.chunk_key(258, keys.message_key(3), 4), "00000102 0900000000000003 0004"),
         (keys.chunk_key(0xFFFFFFFF, keys.message_key(3), 0xFFFF), "ffffffff 0900000000000003 ffff"),
@@ -42,13 +59,85 @@ def test_golden_keys(key: bytes, golden: str) -> None:
 
 
 def test_the_last_sequence_number_has_seven_bytes() -> None:
-    assert keys.MAX_SEQUENCE == 256**7 - 1
+    assert model.MAX_SEQUENCE == 256**7 - 1
 
 
 @patient
 @given(sequences)
 def test_a_sequence_number_comes_back(sequence: int) -> None:
     assert keys.sequence_of(keys.message_key(sequence)) == sequence
+
+
+@patient
+@given(sequences, priorities, sequences, priorities)
+def test_messages_are_ordered_by_priority_and_then_by_number(one: int, high: int, other: int, low: int) -> None:
+    key = keys.message_key(one, high)
+    assert (keys.sequence_of(key), keys.priority_of(key), len(key)) == (one, high, 8)
+    assert (key < keys.message_key(other, low)) == ((-high, one) < (-low, other))
+
+
+dues = st.tuples(st.integers(0, (1 << 64) - 1), st.sampled_from(DueKind), queue_ids, sequences)
+
+
+@patient
+@given(dues, dues)
+def test_what_is_due_is_ordered_by_time_and_comes_back(one: tuple[Any, ...], other: tuple[Any, ...]) -> None:
+    def key(due: tuple[Any, ...]) -> bytes:
+        return keys.due_key(*due[:3], keys.message_key(due[3]))
+
+    assert keys.parse_due(key(one)) == (*one[:3], keys.message_key(one[3]))
+    assert (key(one) < key(other)) == (one < other)
+
+
+attempts = st.integers(0, (1 << 32) - 1)
+
+
+@patient
+@given(queue_ids, sequences, priorities, attempts)
+def test_a_receipt_comes_back(queue_id: int, sequence: int, priority: int, attempt: int) -> None:
+    key = keys.message_key(sequence, priority)
+    text = keys.receipt(queue_id, key, attempt)
+    assert text.isascii()
+    assert text[0] == "r"
+    assert keys.parse_receipt(text) == (queue_id, key, attempt)
+
+
+GOOD = keys.receipt(1, keys.message_key(1), 1)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "r",
+        "1",
+        "rr",
+        "é",
+        "r" + "ä" * 22,
+        GOOD[1:],
+        "x" + GOOD[1:],
+        GOOD + "=",
+        GOOD + "A",
+        GOOD[:-1],
+        GOOD[:-1] + "R",
+        " " + GOOD,
+        GOOD + "\n",
+        GOOD[:5] + "!" + GOOD[6:],
+        "r" * 10_000,
+    ],
+)
+def test_what_is_no_receipt(text: str) -> None:
+    assert keys.parse_receipt(text) is None
+
+
+group_names = st.text(min_size=1, max_size=3)
+
+
+@patient
+@given(queue_ids, group_names, queue_ids, group_names)
+def test_no_group_s_keys_lie_among_another_s(queue_id: int, group: str, other_id: int, other: str) -> None:
+    is_same = (queue_id, group) == (other_id, other)
+    assert keys.group_prefix(other_id, other).startswith(keys.group_prefix(queue_id, group)) == is_same
 
 
 @patient

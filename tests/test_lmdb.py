@@ -17,8 +17,8 @@ import lmdb
 import pytest
 
 import tq.store.lmdb as engine_module
+from tests.engines import Do, dump, open_engine, put
 from tests.harness import findings, open_store
-from tests.oracle import Do, dump, open_engine, put
 from tq import keys, lifecycle, model
 from tq.audit import audit
 from tq.errors import StorageFailed, StorageFull, TqError
@@ -67,9 +67,9 @@ def fill(store: LmdbStore, group_size: int = 10, size: int = 1_000) -> list[byte
     while True:
         group = sends(len(acknowledged), group_size, size)
         results = store.commit(group, 0)
-        acknowledged += [c.drafts[0].content for c, r in zip(group, results, strict=True) if isinstance(r, list)]
+        acknowledged += [c.drafts[0].content for c, r in zip(group, results, strict=True) if isinstance(r, model.Sent)]
         assert len(acknowledged) * size < 32 * MIB, "nothing is ever refused"
-        full = [result for result in results if not isinstance(result, list)]
+        full = [result for result in results if not isinstance(result, model.Sent)]
         if full:
             assert {type(result) for result in full} == {StorageFull}
             return acknowledged
@@ -78,7 +78,7 @@ def fill(store: LmdbStore, group_size: int = 10, size: int = 1_000) -> list[byte
 def drain(store: LmdbStore, limit: int = 7) -> list[bytes]:
     """Receive everything."""
     received: list[bytes] = []
-    while messages := one(store, Receive("q", limit)).messages:
+    while messages := one(store, Receive(("q",), limit)).messages:
         received += [message.content for message in messages]
     return received
 
@@ -97,7 +97,7 @@ def test_lmdb_is_opened_with_its_safe_defaults(store: LmdbStore) -> None:
 
 def test_what_was_committed_is_there_after_opening_again(tmp_path: Path) -> None:
     store = open_store(tmp_path)
-    results = store.commit([CreateQueue("q"), Send("q", (Draft(b"a"), Draft(b"b" * 10_000))), Receive("q")], 5)
+    results = store.commit([CreateQueue("q"), Send("q", (Draft(b"a"), Draft(b"b" * 10_000))), Receive(("q",))], 5)
     assert not [result for result in results if isinstance(result, Exception)]
     before = store.read(dump)
     store.close()
@@ -133,7 +133,7 @@ def test_at_the_quota_only_what_grows_is_refused(quota_store: LmdbStore) -> None
     assert 0.9 * MIB < quota_store.info().used_bytes < 1.1 * MIB
     assert quota_store.info().available_bytes == 0
     [probe, refused, received, created, swept] = quota_store.commit(
-        [model.Probe(), *sends(0, 1), Receive("q"), CreateQueue("new"), Sweep(9)], 0
+        [model.Probe(), *sends(0, 1), Receive(("q",)), CreateQueue("new"), Sweep(9)], 0
     )
     assert (probe, swept) == (None, False)
     assert isinstance(refused, StorageFull)
@@ -145,7 +145,7 @@ def test_receives_make_room(quota_store: LmdbStore) -> None:
     for _ in range(3):
         acknowledged = fill(quota_store)
         assert drain(quota_store) == acknowledged
-        assert isinstance(one(quota_store, sends(0, 1)[0]), list)
+        assert isinstance(one(quota_store, sends(0, 1)[0]), model.Sent)
         drain(quota_store)
     assert quota_store.info().file_bytes < 1.1 * MIB
 
@@ -156,7 +156,7 @@ def test_a_purge_and_the_sweep_make_room(quota_store: LmdbStore) -> None:
         assert one(quota_store, PurgeQueue("q")) == len(acknowledged)
         while one(quota_store, Sweep(100)):
             pass
-        assert isinstance(one(quota_store, sends(0, 1)[0]), list)
+        assert isinstance(one(quota_store, sends(0, 1)[0]), model.Sent)
         drain(quota_store)
     assert quota_store.info().file_bytes < 1.1 * MIB
 
@@ -181,7 +181,7 @@ def test_a_full_disk_takes_no_messages_and_gives_them_all(small_disk: Path, size
         acknowledged = fill(store, size=size)
         assert len(acknowledged) * size > 4 * MIB
         assert drain(store) == acknowledged
-    assert isinstance(one(store, sends(0, 1)[0]), list)
+    assert isinstance(one(store, sends(0, 1)[0]), model.Sent)
     store.close()
     assert findings(small_disk / "data") == []
 
@@ -199,9 +199,9 @@ def test_when_another_file_fills_the_disk_the_reserve_lets_receivers_go_on(
     filler = fill_disk(small_disk)
     assert drain(store) == messages
     assert reserve.stat().st_size == 0
-    assert isinstance(one(store, sends(0, 1)[0]), list)  # into pages that are free now
+    assert isinstance(one(store, sends(0, 1)[0]), model.Sent)  # into pages that are free now
     filler.unlink()
-    one(store, Receive("q"))
+    one(store, Receive(("q",)))
     assert reserve.stat().st_size == MIB
     store.close()
     assert findings(small_disk / "data") == []
@@ -226,7 +226,7 @@ def test_a_purge_frees_a_full_disk(small_disk: Path) -> None:
     assert one(store, PurgeQueue("q")) == len(acknowledged)
     while one(store, Sweep(100)):
         pass
-    assert isinstance(one(store, sends(0, 1)[0]), list)
+    assert isinstance(one(store, sends(0, 1)[0]), model.Sent)
     store.close()
     assert findings(small_disk / "data") == []
 
@@ -249,11 +249,11 @@ def test_a_group_that_is_too_large_for_what_is_left(small_disk: Path) -> None:
     one(store, CreateQueue("q"))
     acknowledged: list[bytes] = []
     for _ in range(4):
-        group = [*sends(0, 40, 100_000), Receive("q", 1)]
+        group = [*sends(0, 40, 100_000), Receive(("q",), 1)]
         results = store.commit(group, 0)
         for command, result in zip(group, results, strict=True):
-            assert isinstance(result, list | StorageFull | model.Received)
-            if isinstance(result, list):
+            assert isinstance(result, model.Sent | StorageFull | model.Received)
+            if isinstance(result, model.Sent):
                 acknowledged.append(command.drafts[0].content)
         assert [m.content for m in results[-1].messages] == [acknowledged.pop(0)]
     assert any(isinstance(result, StorageFull) for result in results)
@@ -293,11 +293,11 @@ def test_a_failed_write_acknowledges_nothing(store: LmdbStore, monkeypatch: pyte
     before = store.read(dump)
     failed = break_commits(store, monkeypatch, errno.EIO)
     with pytest.raises(StorageFailed):
-        store.commit([*sends(2, 3), Receive("q"), CreateQueue("new"), PurgeQueue("q")], 0)
+        store.commit([*sends(2, 3), Receive(("q",)), CreateQueue("new"), PurgeQueue("q")], 0)
     assert failed == [errno.EIO]  # it was not tried again
     assert store.read(dump) == before
     with pytest.raises(StorageFailed):
-        one(store, Receive("q"))
+        one(store, Receive(("q",)))
     assert store.read(dump) == before
 
 
@@ -342,10 +342,11 @@ def test_a_drop_for_which_there_was_no_room_did_nothing(store: LmdbStore, monkey
 def test_a_full_disk_refuses_what_grows(store: LmdbStore, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
     store.commit([CreateQueue("q"), *sends(1, 1)], 0)
     break_commits(store, monkeypatch, code)
-    results = store.commit([*sends(2, 2), Receive("q"), CreateQueue("new")], 0)
+    results = store.commit([*sends(2, 2), Receive(("q",)), CreateQueue("new")], 0)
     assert [type(result) for result in results] == [StorageFull] * 4
     monkeypatch.undo()
-    assert [message.content for message in one(store, Receive("q", 9)).messages] == [sends(1, 1)[0].drafts[0].content]
+    received = one(store, Receive(("q",), 9)).messages
+    assert [message.content for message in received] == [sends(1, 1)[0].drafts[0].content]
 
 
 def test_the_reserve_is_given_up_for_what_does_not_grow(store: LmdbStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -355,7 +356,7 @@ def test_the_reserve_is_given_up_for_what_does_not_grow(store: LmdbStore, monkey
     assert isinstance(one(store, sends(2, 1)[0]), StorageFull)
     assert reserve.stat().st_size == MIB
     failed.clear()
-    assert len(one(store, Receive("q")).messages) == 1
+    assert len(one(store, Receive(("q",))).messages) == 1
     assert reserve.stat().st_size == 0
 
 
@@ -371,7 +372,7 @@ def test_a_short_write_on_a_full_disk_is_no_failure(store: LmdbStore, monkeypatc
 
     monkeypatch.setattr(store, "_commit_txn", fill_up_and_fail)
     assert isinstance(one(store, sends(2, 1)[0]), StorageFull)
-    assert len(one(store, Receive("q", 9)).messages) == 1
+    assert len(one(store, Receive(("q",), 9)).messages) == 1
 
 
 @pytest.mark.parametrize(
@@ -566,7 +567,7 @@ def test_a_thousand_queues_are_there_after_opening_again(tmp_path: Path) -> None
     store.close()
     store = open_store(tmp_path)
     assert store.read(lambda tx: lifecycle.answer(tx, model.GetTotals(), 0)) == model.Totals(1_000, model.Counts(1_000))
-    received = store.commit([Receive(name) for name in names], 0)
+    received = store.commit([Receive((name,)) for name in names], 0)
     assert [result.messages[0].content.decode() for result in received] == names
     store.close()
 
@@ -580,7 +581,7 @@ def test_a_thrown_away_group_leaves_usable_handles(store: LmdbStore, is_culprit_
         name = f"q{number}"
         group = [CreateQueue(name), Send(name, (Draft(b"1"),)), PurgeQueue(name), Send(name, (Draft(b"2"),))]
         store.commit([Do(fail), *group] if is_culprit_first else [*group, Do(fail)], 0)
-        assert [m.content for m in one(store, Receive(name, 9)).messages] == [b"2"]
+        assert [m.content for m in one(store, Receive((name,), 9)).messages] == [b"2"]
         one(store, Sweep(1))
     assert len(store.read(dump)[keys.QUEUES]) == 20
 

@@ -6,53 +6,33 @@ import asyncio
 import json
 import logging
 import threading
-from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import msgpack
 import pytest
-from tornado.httpclient import AsyncHTTPClient, HTTPResponse
-from tornado.ioloop import IOLoop
 
-from tq import __version__, lifecycle, model
-from tq.audit import audit
-from tq.broker import Broker
+from tests.api import (
+    NONE,
+    NOW,
+    QUEUE,
+    TOTALS,
+    Api,
+    assert_empty,
+    assert_refused,
+    create,
+    lines,
+    ready,
+    received,
+    rows,
+    send,
+    shown,
+)
+from tq import __version__, model
 from tq.errors import StorageFull
 from tq.settings import Settings
 from tq.store.memory import MemoryStore
-from tq.web.server import Application
 
 pytestmark = pytest.mark.gen_test
-
-Api = Callable[..., Awaitable[HTTPResponse]]
-
-NOW_MS = 1_750_000_000_123
-NOW = "2025-06-15T15:06:40.123Z"
-
-NONE = {"ready": 0, "in_flight": 0, "delayed": 0, "blocked": 0}
-TOTALS = {"sent": 0, "received": 0, "purged": 0, "quarantined": 0}
-QUEUE = {
-    "name": "a",
-    "max_message_bytes": 1_048_576,
-    "created_at": NOW,
-    "messages": NONE,
-    "oldest_message_age_seconds": None,
-    "totals": TOTALS,
-}
-
-STATUS = {
-    400: "invalid_request invalid_queue_name",
-    404: "not_found queue_not_found message_not_found",
-    409: "queue_exists queue_not_empty",
-    413: "message_too_large",
-    415: "unsupported_media_type",
-    429: "too_many_queues",
-    500: "internal_error",
-    503: "overloaded storage_failed",
-    507: "storage_full",
-}
-ERRORS = {code: status for status, codes in STATUS.items() for code in codes.split()}
-RETRY_AFTER = {"overloaded": "1", "storage_failed": "5", "storage_full": "10"}
 
 BAD_NAMES = """%00 a%00b ..%2f a%2fb .. %2e .hidden -a _a %ff a%0d%0aSet-Cookie:x %C3%A9 a%D9%A1 a%0a a%20b a%25b
     a%zz a:b {queue}"""
@@ -72,6 +52,12 @@ NOT_FOUND = """GET /nope not_found
     DELETE /queues/absent/messages queue_not_found
     GET /queues/absent/messages/1 queue_not_found
     GET /queues/absent/peek queue_not_found
+    DELETE /queues/absent/messages/1 queue_not_found
+    DELETE /queues/absent/messages/r1 queue_not_found
+    DELETE /queues/1/messages/1 message_not_found
+    DELETE /queues/1/messages/72057594037927936 message_not_found
+    DELETE /queues/1/messages/rAAAA message_not_found
+    POST /queues/absent/redrive queue_not_found
     GET /queues/1/messages/1 message_not_found
     GET /queues/1/messages/0 message_not_found
     GET /queues/1/messages/-1 message_not_found
@@ -104,7 +90,13 @@ BAD_QUERIES = """GET /queues/1/messages?mx=1 `mx`
     GET /queues/1/peek?max=1 `max`
     GET /queues/1/peek?limit=1001 $.limit
     GET /queues/1/peek?after=-1 $.after
-    GET /queues/1/peek?after=72057594037927936 $.after
+    GET /queues/1/peek?after=00ff $.after
+    GET /queues/1/messages?wait=60.001 $.wait
+    GET /queues/1/messages?wait=-1 $.wait
+    GET /queues/1/messages?wait=nan $.wait
+    GET /queues/1/messages?visibility_timeout=43201 $.visibility_timeout
+    GET /queues/1/messages?visibility_timeout=-1 $.visibility_timeout
+    DELETE /queues/1/messages/1?x=1 `x`
     GET /queues/1/peek?state=lost $.state
     GET /status?x=1 `x`
     GET /healthz?x=1 `x`
@@ -135,110 +127,9 @@ BAD_PARAMETERS = {
 }
 
 
-def lines(table: str) -> list[Any]:
-    """A row for each line; the last word is what is expected."""
-    return [pytest.param(*line.split(), id=line.strip()) for line in table.splitlines()]
-
-
-def rows(table: dict[str, tuple[Any, ...]]) -> list[Any]:
-    return [pytest.param(*row, id=name) for name, row in table.items()]
-
-
-# --- the server -------------------------------------------------------------------------
-
-
 @pytest.fixture
-def io_loop() -> Iterator[IOLoop]:
-    """Instead of pytest-tornado's own, which calls what Tornado has deprecated."""
-    loop = IOLoop(make_current=False)
-    asyncio.set_event_loop(loop.asyncio_loop)  # type: ignore[attr-defined]
-    yield loop
-    asyncio.set_event_loop(None)
-    loop.close(all_fds=True)
-
-
-@pytest.fixture
-def clock() -> list[int]:
-    """The time in milliseconds, its only item."""
-    return [NOW_MS]
-
-
-@pytest.fixture
-def store() -> MemoryStore:
-    return MemoryStore(lifecycle.apply)
-
-
-@pytest.fixture
-def app(io_loop: IOLoop, store: MemoryStore, clock: list[int]) -> Iterator[Application]:
-    """What pytest-tornado's `http_server` serves. The broker must be made on the running loop."""
-    settings = Settings(data_dir="memory:", max_waiting_commands=2)
-
-    async def make() -> Application:
-        return Application(Broker(store, settings, lambda: clock[0]), settings)
-
-    application = io_loop.run_sync(make)
-    yield application
-    io_loop.run_sync(application.broker.close)
-    assert store.read(audit) == []
-
-
-@pytest.fixture
-def api(http_client: AsyncHTTPClient, base_url: str) -> Api:
-    """`await api(method, path, body, **headers)`; a body that is not bytes or text is sent as JSON."""
-
-    async def call(method: str, path: str, body: Any = None, **headers: str) -> HTTPResponse:
-        raw = body if body is None or isinstance(body, bytes | str) else json.dumps(body)
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        reply = await http_client.fetch(
-            base_url + path, method=method, body=raw, headers=named, raise_error=False, allow_nonstandard_methods=True
-        )
-        assert reply.headers["Cache-Control"] == "no-store"
-        assert reply.headers["X-Content-Type-Options"] == "nosniff"
-        assert reply.headers["Server"] == f"tq/{__version__}"
-        assert reply.headers.get_list("Date")
-        assert ("Content-Type" in reply.headers) == (reply.code != 204)
-        return reply
-
-    return call
-
-
-def shown(reply: HTTPResponse, status: int = 200) -> Any:
-    """The JSON of an answer that must have this status."""
-    assert (reply.code, reply.headers["Content-Type"]) == (status, "application/json"), reply.body
-    return json.loads(reply.body)
-
-
-def assert_empty(reply: HTTPResponse) -> None:
-    assert (reply.code, reply.body) == (204, b"")
-    assert "Content-Length" not in reply.headers
-
-
-def assert_refused(reply: HTTPResponse, code: str, place: str = "") -> None:
-    assert (reply.code, reply.headers["Content-Type"]) == (ERRORS[code], "application/problem+json"), reply.body
-    problem = json.loads(reply.body)
-    assert list(problem) == ["type", "title", "status", "code", "detail"]
-    assert (problem["type"], problem["status"], problem["code"]) == ("about:blank", ERRORS[code], code)
-    assert problem["title"].endswith(".")
-    assert place in problem["detail"]
-    assert reply.headers.get("Retry-After") == RETRY_AFTER.get(code)
-
-
-async def create(api: Api, name: str, **settings: Any) -> None:
-    assert (await api("POST", "/queues", {"name": name, **settings})).code == 201
-
-
-async def send(api: Api, *contents: Any, queue: str = "a") -> list[int]:
-    reply = await api("POST", f"/queues/{queue}/messages", [{"content": content} for content in contents])
-    ids: list[int] = shown(reply, 201)["ids"]
-    return ids
-
-
-def ready(number: int, content: Any, sent_at: str = NOW) -> dict[str, Any]:
-    return {"id": number, "content": content, "sent_at": sent_at, "receive_count": 0, "state": "ready"}
-
-
-def received(number: int, content: Any) -> dict[str, Any]:
-    return {"id": number, "content": content, "sent_at": NOW, "receive_count": 1}
+def settings() -> Settings:
+    return Settings(data_dir="memory:", max_waiting_commands=2)
 
 
 # --- queues -----------------------------------------------------------------------------
@@ -331,7 +222,8 @@ async def test_look_at_a_queue(api: Api, clock: list[int]) -> None:
         **QUEUE,
         "messages": {**NONE, "ready": 3},
         "oldest_message_age_seconds": 1.5,
-        "totals": {**TOTALS, "sent": 4, "received": 1},
+        "bytes": 3,
+        "totals": {**TOTALS, "sent": 4, "received": 1, "acked": 1},
     }
 
 
@@ -368,6 +260,7 @@ async def test_purge(api: Api) -> None:
         **QUEUE,
         "messages": {**NONE, "ready": 1},
         "oldest_message_age_seconds": 0,
+        "bytes": 1,
         "totals": {**TOTALS, "sent": 4, "purged": 3},
     }
 
@@ -433,18 +326,21 @@ async def test_peek_pages(api: Api) -> None:
     await create(api, "a")
     assert shown(await api("GET", "/queues/a/peek")) == {"messages": [], "next": None}
     await send(api, *range(1, 26))
-    assert shown(await api("GET", "/queues/a/peek?limit=2")) == {"messages": [ready(1, 1), ready(2, 2)], "next": 2}
-    path, pages, after = "/queues/a/peek", [], 0
+    first = shown(await api("GET", "/queues/a/peek?limit=2"))
+    assert first["messages"] == [ready(1, 1), ready(2, 2)]
+    path, pages, after = "/queues/a/peek", [], ""
     for _ in range(3):
         page = shown(await api("GET", f"{path}?after={after}"))
         pages.append([message["id"] for message in page["messages"]])
         after = page["next"]
     assert pages == [list(range(1, 11)), list(range(11, 21)), list(range(21, 26))]
     assert after is None
+    assert shown(await api("GET", f"{path}?after={first['next']}&limit=1"))["messages"] == [ready(3, 3)]
     assert shown(await api("GET", f"{path}?limit=25&state=ready"))["next"] is None
-    assert shown(await api("GET", f"{path}?limit=24"))["next"] == 24
-    for past in (25, 26, 2**56 - 1):
-        assert shown(await api("GET", f"{path}?after={past}")) == {"messages": [], "next": None}
+    last = shown(await api("GET", f"{path}?limit=24"))["next"]
+    assert shown(await api("GET", f"{path}?after={last}")) == {"messages": [ready(25, 25)], "next": None}
+    for state in ("in_flight", "delayed", "blocked"):
+        assert shown(await api("GET", f"{path}?state={state}")) == {"messages": [], "next": None}
     assert shown(await api("GET", "/queues/a"))["messages"]["ready"] == 25
 
 
@@ -540,54 +436,54 @@ async def test_status(api: Api) -> None:
 # --- when the server or the storage cannot ----------------------------------------------
 
 
-async def test_health(api: Api, store: MemoryStore, caplog: pytest.LogCaptureFixture) -> None:
+async def test_health(api: Api, memory: MemoryStore, caplog: pytest.LogCaptureFixture) -> None:
     for path in ("/healthz", "/readyz"):
         assert shown(await api("GET", path)) == {"status": "ok"}
 
     def fail(*_: Any) -> Any:
         raise OSError("the disk is on fire")
 
-    store.commit = fail  # type: ignore[method-assign]
+    memory.commit = fail  # type: ignore[method-assign]
     assert shown(await api("GET", "/healthz")) == {"status": "ok"}
     for path in ("/readyz", "/healthz", "/readyz"):
         assert_refused(await api("GET", path), "storage_failed")
     assert "the disk is on fire" in caplog.text
 
 
-async def test_an_error_of_ours_is_not_told(api: Api, store: MemoryStore, caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_error_of_ours_is_not_told(api: Api, memory: MemoryStore, caplog: pytest.LogCaptureFixture) -> None:
     await api("GET", "/readyz")  # what the broker does at its start is done
-    store.commit = lambda commands, _: [ValueError("secret")] * len(commands)  # type: ignore[method-assign]
+    memory.commit = lambda commands, _: [ValueError("secret")] * len(commands)  # type: ignore[method-assign]
     reply = await api("POST", "/queues", {"name": "a"})
     assert_refused(reply, "internal_error")
     assert b"secret" not in reply.body
     assert [record.levelno for record in caplog.records if "secret" in str(record.exc_info)] == [logging.ERROR]
 
 
-async def test_a_full_store_takes_no_message_and_gives_them_out(api: Api, store: MemoryStore) -> None:
+async def test_a_full_store_takes_no_message_and_gives_them_out(api: Api, memory: MemoryStore) -> None:
     await create(api, "a")
     await send(api, 1)
-    commit = store.commit
+    commit = memory.commit
 
     def full(commands: Any, now_ms: int) -> list[Any]:
         return [StorageFull() if command.grows else commit([command], now_ms)[0] for command in commands]
 
-    store.commit = full  # type: ignore[method-assign]
+    memory.commit = full  # type: ignore[method-assign]
     assert_refused(await api("POST", "/queues/a/messages", {"content": 2}), "storage_full")
     assert shown(await api("GET", "/queues/a/messages")) == received(1, 1)
     assert shown(await api("DELETE", "/queues/a/messages")) == {"purged": 0}
 
 
-async def test_too_much_waits(api: Api, store: MemoryStore) -> None:
+async def test_too_much_waits(api: Api, memory: MemoryStore) -> None:
     await create(api, "a")
     begun, go_on = threading.Event(), threading.Event()
-    commit = store.commit
+    commit = memory.commit
 
     def slow(commands: Any, now_ms: int) -> list[Any]:
         begun.set()
         go_on.wait(10)
         return commit(commands, now_ms)
 
-    store.commit = slow  # type: ignore[method-assign]
+    memory.commit = slow  # type: ignore[method-assign]
     message = {"content": 1}
     first = asyncio.ensure_future(api("POST", "/queues/a/messages", message))
     await asyncio.to_thread(begun.wait, 10)

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.oracle import Do, delete, dump, open_engine, put
+from tests.engines import Do, delete, dump, open_engine, put
 from tq import model
 from tq.errors import NotFound, QueueNotFound
 from tq.store import Store, Tx
@@ -323,7 +323,7 @@ def test_a_refused_command_that_wrote_is_found() -> None:
         tx.space("s").put(b"a", b"")
         refuse(tx)
 
-    with pytest.raises(AssertionError, match="was refused but wrote"):
+    with pytest.raises(AssertionError, match="were refused but wrote"):
         open_engine("memory", Path()).commit([Do(refuse_late)], 0)
 
 
@@ -338,9 +338,9 @@ def test_a_query_that_wrote_is_found() -> None:
 def test_messages_through_each_engine(store: Store) -> None:
     drafts = (model.Draft(b"1"), model.Draft(b"2", "text/plain"), model.Draft(b"3" * 10_000))
     results = store.commit(
-        [model.CreateQueue("a"), model.Send("a", drafts), model.Send("b", drafts), model.Receive("a", 2)], 5
+        [model.CreateQueue("a"), model.Send("a", drafts), model.Send("b", drafts), model.Receive(("a",), 2)], 5
     )
     assert results[0].is_new
-    assert results[1] == [1, 2, 3]
+    assert results[1] == model.Sent((1, 2, 3))
     assert isinstance(results[2], QueueNotFound)
     assert results[3].messages == (model.Message(1, b"1", None, 5, 1), model.Message(2, b"2", "text/plain", 5, 1))

@@ -19,10 +19,17 @@ ROWS: list[set[str]] = [
     {"tq.model"},
     {"tq.keys", "tq.codec", "tq.settings"},
     {"tq.store"},
-    {"tq.lifecycle", "tq.audit"},
+    {"tq.lifecycle.group", "tq.audit"},
+    {"tq.lifecycle.places"},
+    {"tq.lifecycle.looking"},
+    {"tq.lifecycle.queues", "tq.lifecycle.sending"},
+    {"tq.lifecycle.settling"},
+    {"tq.lifecycle.receiving"},
+    {"tq.lifecycle.timers"},
+    {"tq.lifecycle"},
     {"tq.store.directory"},
     {"tq.store.lmdb", "tq.store.memory"},
-    {"tq.writer"},
+    {"tq.writer", "tq.clock", "tq.waiters"},
     {"tq.broker"},
     {"tq.web.exchange"},
     {"tq.web.formats", "tq.web.router"},
@@ -37,14 +44,15 @@ ROWS: list[set[str]] = [
 VENDORS = {
     "lmdb": {"tq.store.lmdb"},
     "msgpack": {"tq.codec"},
-    "sortedcontainers": {"tq.store.memory"},
+    "sortedcontainers": {"tq.store.memory", "tq.waiters"},
     "tornado": {"tq.web.server"},
     "click": {"tq.cli"},
 }
 
 # What would make the state depend on anything but the commands.
 IMPURE = {"time", "datetime", "random", "secrets", "uuid", "os", "logging", "threading", "asyncio", "socket"}
-PURE = {"tq.errors", "tq.model", "tq.keys", "tq.codec", "tq.settings", "tq.store", "tq.lifecycle", "tq.audit"}
+PURE = {"tq.errors", "tq.model", "tq.keys", "tq.codec", "tq.settings", "tq.store", "tq.waiters", "tq.audit"}
+PURE |= {"tq.lifecycle"} | {f"tq.lifecycle.{path.stem}" for path in (ROOT / "tq" / "lifecycle").glob("[!_]*.py")}
 
 BANNED_NAMES = {"manager", "service", "helper", "util", "utils", "misc", "process", "handle_data"}
 

@@ -5,36 +5,48 @@ from __future__ import annotations
 import itertools
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import pytest
 
 from tests.harness import wait_until
 from tq.errors import Overloaded, QueueNotFound, StorageFailed
-from tq.model import Command, Receive
+from tq.model import Command, Receive, Tick, Ticked
 from tq.store import Store
-from tq.writer import MAX_GROUP_BYTES, MAX_GROUP_COMMANDS, Writer
+from tq.writer import MAX_DUE, MAX_GROUP_BYTES, MAX_GROUP_COMMANDS, Entry, Writer
 
 PATIENCE_S = 10  # only how long a test that fails takes to say so
 
 
 class HeldStore:
-    """Its `commit` begins, waits for a permit, and answers each command with that command."""
+    """Its `commit` begins, waits for a permit, and answers each command with that command.
+
+    Every group stands between two ticks, which are checked and taken off here. Of a group of nothing else only the
+    time is noted, and it needs no permit.
+    """
 
     def __init__(self) -> None:
         self.groups: list[list[Command]] = []
         self.times_ms: list[int] = []
+        self.tick_times_ms: list[int] = []
+        self.dues: list[int] = []  # what each group in turn says is due next; nothing when it is empty
         self.begun = threading.Semaphore(0)
         self.permits = threading.Semaphore(0)
         self.answer: Callable[[list[Command]], list[Any]] = list
 
     def commit(self, commands: list[Command], now_ms: int) -> list[Any]:
-        self.groups.append(commands)
+        first, *inner, last = commands
+        assert (first, last) == (Tick(MAX_DUE), Tick(0))
+        before, behind = Ticked(None, {}), Ticked(self.dues.pop(0) if self.dues else None, {})
+        if not inner:
+            self.tick_times_ms.append(now_ms)
+            return [before, behind]
+        self.groups.append(inner)
         self.times_ms.append(now_ms)
         self.begun.release()
         assert self.permits.acquire(timeout=PATIENCE_S)
-        return self.answer(commands)
+        return [before, *self.answer(inner), behind]
 
 
 class Bench:
@@ -43,6 +55,7 @@ class Bench:
     def __init__(self, commands: int = 10_000, size: int = 1 << 30) -> None:
         self.store = HeldStore()
         self.delivered: queue.Queue[list[Any]] = queue.Queue()
+        self.ticked: queue.Queue[Any] = queue.Queue()
         self.clock: Iterator[int] = itertools.count(100)
         self.writer = Writer(
             cast(Store, self.store),
@@ -51,11 +64,15 @@ class Bench:
             max_waiting_commands=commands,
             max_waiting_bytes=size,
         )
+        assert self.ticked.get(timeout=PATIENCE_S) == Ticked(None, {})  # it looks at once what is due
 
-    def deliver(self, results: list[tuple[Callable[[Any], None], Any]]) -> None:
-        for done, result in results:
-            done(result)
-        self.delivered.put([result for _, result in results])
+    def deliver(self, results: Sequence[tuple[Entry, Any]], ticked: Any) -> None:
+        for entry, result in results:
+            entry.done(result)
+        if results:
+            self.delivered.put([result for _, result in results])
+        else:
+            self.ticked.put(ticked)
 
     def submit(self, *commands: Command) -> None:
         for command in commands:
@@ -63,7 +80,7 @@ class Bench:
 
     def block(self) -> Command:
         """Let the writer sit in a commit, so that everything else waits."""
-        first = Receive("first")
+        first = Receive(("first",))
         self.submit(first)
         self.wait_for_a_commit()
         return first
@@ -98,7 +115,7 @@ def bench(make_bench: Callable[..., Bench]) -> Bench:
 
 
 def numbered(count: int) -> list[Command]:
-    return [Receive(f"q{number}") for number in range(count)]
+    return [Receive((f"q{number}",)) for number in range(count)]
 
 
 class Sized(Command, frozen=True):
@@ -131,7 +148,7 @@ def test_what_arrives_during_a_commit_is_the_next_group(bench: Bench) -> None:
     bench.submit(*commands)
     assert bench.let_go() == [[first]]
     bench.wait_for_a_commit()
-    last = Receive("last")
+    last = Receive(("last",))
     bench.submit(last)
     assert bench.let_go(2) == [commands, [last]]
     assert bench.store.groups == [[first], commands, [last]]
@@ -141,15 +158,16 @@ def test_each_group_has_its_time(bench: Bench) -> None:
     bench.block()
     bench.submit(*numbered(3))
     bench.let_go(2)
-    assert bench.store.times_ms == [100, 101]
+    first, second = bench.store.times_ms
+    assert 100 <= first < second
 
 
 def test_each_command_gets_its_own_result(bench: Bench) -> None:
     results: dict[str, Any] = {}
-    bench.store.answer = lambda commands: [QueueNotFound() if c.queue == "b" else c.queue for c in commands]
+    bench.store.answer = lambda commands: [QueueNotFound() if c.queues[0] == "b" else c.queues[0] for c in commands]
     bench.block()
     for name in "abc":
-        bench.writer.submit(Receive(name), lambda result, name=name: results.__setitem__(name, result))
+        bench.writer.submit(Receive((name,)), lambda result, name=name: results.__setitem__(name, result))
     bench.let_go(2)
     assert (results["a"], results["c"]) == ("a", "c")
     assert isinstance(results["b"], QueueNotFound)
@@ -173,9 +191,9 @@ def test_a_group_has_so_many_bytes(bench: Bench) -> None:
 
 
 def test_a_command_may_be_submitted_while_results_are_delivered(bench: Bench) -> None:
-    second = Receive("second")
-    bench.writer.submit(Receive("q"), lambda _: bench.submit(second))
-    assert bench.let_go(2) == [[Receive("q")], [second]]
+    second = Receive(("second",))
+    bench.writer.submit(Receive(("q",)), lambda _: bench.submit(second))
+    assert bench.let_go(2) == [[Receive(("q",))], [second]]
 
 
 def test_many_threads_keep_each_their_order(bench: Bench) -> None:
@@ -184,7 +202,7 @@ def test_many_threads_keep_each_their_order(bench: Bench) -> None:
 
     def work(name: str) -> None:
         for number in range(300):
-            bench.writer.submit(Receive(name, number), results.append)
+            bench.writer.submit(Receive((name,), number), results.append)
 
     threads = [threading.Thread(target=work, args=(name,)) for name in "abcdefgh"]
     for thread in threads:
@@ -193,8 +211,64 @@ def test_many_threads_keep_each_their_order(bench: Bench) -> None:
         thread.join()
     bench.writer.close()
     for name in "abcdefgh":
-        assert [c.limit for c in results if c.queue == name] == list(range(300))
+        assert [c.limit for c in results if c.queues[0] == name] == list(range(300))
     assert list(itertools.chain(*bench.store.groups)) == results
+
+
+def test_a_cancelled_command_is_neither_committed_nor_done(bench: Bench) -> None:
+    done: list[Any] = []
+    first = bench.block()
+    entries = [bench.writer.submit(command, done.append) for command in numbered(3)]
+    entries[1].is_cancelled = True
+    kept = [numbered(3)[0], numbered(3)[2]]
+    assert bench.let_go(2) == [[first], kept]
+    assert done == kept
+
+
+def test_a_command_cancelled_too_late_is_done(bench: Bench) -> None:
+    done: list[Any] = []
+    entry = bench.writer.submit(Receive(("q",)), done.append)
+    bench.wait_for_a_commit()
+    entry.is_cancelled = True
+    bench.let_go()
+    assert done == [Receive(("q",))]
+
+
+def test_a_cancelled_command_leaves_its_room(make_bench: Callable[..., Bench]) -> None:
+    bench = make_bench(size=100)
+    bench.block()
+    bench.writer.submit(Sized(100), lambda _: None).is_cancelled = True
+    with pytest.raises(Overloaded):
+        bench.submit(*sized(1))
+    bench.let_go()
+    bench.ticked.get(timeout=PATIENCE_S)  # a group of nothing
+    bench.submit(*sized(100))
+    bench.let_go()
+
+
+# --- timers ---------------------------------------------------------------------------
+
+
+def test_what_is_due_is_done_without_a_command(bench: Bench) -> None:
+    bench.clock = itertools.repeat(1_000)
+    bench.store.dues = [1_000, 999]
+    bench.block()
+    bench.let_go()
+    assert [bench.ticked.get(timeout=PATIENCE_S) for _ in range(2)] == [Ticked(999, {}), Ticked(None, {})]
+    assert bench.store.tick_times_ms[1:] == [1_000, 1_000]
+
+
+def test_nothing_is_done_before_it_is_due(bench: Bench) -> None:
+    now_ms = [0]
+    bench.clock = iter(lambda: now_ms[0], None)
+    bench.store.dues = [5, 5]
+    bench.block()
+    bench.submit(Receive(("second",)))
+    bench.let_go(2)
+    assert len(bench.store.tick_times_ms) == 1
+    now_ms[0] = 5
+    bench.ticked.get(timeout=PATIENCE_S)
+    assert bench.store.tick_times_ms[1:] == [5]
 
 
 # --- bounds on what waits --------------------------------------------------------------
@@ -205,10 +279,10 @@ def test_so_many_commands_wait(make_bench: Callable[..., Bench]) -> None:
     first = bench.block()  # it does not wait any more
     bench.submit(*numbered(3))
     with pytest.raises(Overloaded, match="3 commands wait"):
-        bench.submit(Receive("one too many"))
+        bench.submit(Receive(("one too many",)))
     assert bench.let_go(2) == [[first], numbered(3)]
-    bench.submit(Receive("later"))
-    assert bench.let_go() == [[Receive("later")]]
+    bench.submit(Receive(("later",)))
+    assert bench.let_go() == [[Receive(("later",))]]
 
 
 def test_so_many_bytes_wait(make_bench: Callable[..., Bench]) -> None:
@@ -258,7 +332,7 @@ def test_closing_commits_what_waits(bench: Bench) -> None:
     closing.join(PATIENCE_S)
     assert not closing.is_alive()
     with pytest.raises(Overloaded, match="stopping"):
-        bench.submit(Receive("too late"))
+        bench.submit(Receive(("too late",)))
     assert len(bench.store.groups) == 2
 
 
@@ -272,7 +346,7 @@ def test_closing_refuses_at_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) 
     closing.start()
     assert is_joining.wait(PATIENCE_S)
     with pytest.raises(Overloaded):
-        bench.submit(Receive("too late"))
+        bench.submit(Receive(("too late",)))
     bench.let_go()
     closing.join()
 
@@ -310,7 +384,7 @@ def test_a_failed_commit_fails_its_group_and_all_after(bench: Bench, error: Exce
         assert str(result) == "the disk is gone"
     assert len(bench.store.groups) == 2  # the store is not touched again
     with pytest.raises(StorageFailed, match="the disk is gone"):
-        bench.submit(Receive("later"))
+        bench.submit(Receive(("later",)))
     assert isinstance(bench.writer.failure, StorageFailed)
 
 
@@ -329,12 +403,12 @@ def test_a_failed_writer_can_be_closed(bench: Bench) -> None:
     bench.let_go()
     bench.writer.close()
     with pytest.raises(StorageFailed):
-        bench.submit(Receive("later"))
+        bench.submit(Receive(("later",)))
 
 
 def test_a_clock_that_fails_is_a_failure_too(bench: Bench) -> None:
     bench.clock = iter(())
-    bench.submit(Receive("q"))
+    bench.submit(Receive(("q",)))
     assert isinstance(bench.delivered.get(timeout=PATIENCE_S)[0], StorageFailed)
     assert bench.store.groups == []
 

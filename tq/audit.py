@@ -9,71 +9,159 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tq import codec, keys
-from tq.codec import ChunkedBody, CorruptRecord, QueueRecord
+from tq.codec import ChunkedBody, CorruptRecord, MessageRecord, QueueRecord
+from tq.keys import DueKind
 from tq.store import Tx
+
+_PLACES = {"in_flight": keys.IN_FLIGHT, "delayed": keys.DELAYED, "blocked": keys.BLOCKED}
+_ENDS = ("acked", "expired", "dead_lettered", "redriven", "purged", "dropped", "cancelled", "quarantined")
 
 
 def audit(tx: Tx) -> list[str]:
     """What is wrong, one sentence each; empty when all is well."""
-    return list(_findings(tx))
+    return list(_Audit(tx).findings())
 
 
-def _findings(tx: Tx) -> Iterator[str]:
-    next_queue_id = int.from_bytes(tx.space(keys.META).get(keys.NEXT_QUEUE_ID) or b"\x01")
-    garbage = {keys.queue_id_of(key) for key, _ in tx.space(keys.GARBAGE).scan()}
-    owners: dict[int, str] = {}
-    chunks: set[bytes] = set()
-    for key, value in tx.space(keys.QUEUES).scan():
-        name = key.decode()
-        try:
-            record = codec.unpack_queue(value)
-        except CorruptRecord as error:
-            yield f"queue {name}: {error}"
-            continue
-        if record.id in owners or record.id in garbage or record.id >= next_queue_id:
-            yield f"queue {name}: its id {record.id} is not its own"
-        owners[record.id] = name
-        yield from _queue_findings(tx, name, record, chunks)
-    yield from _orphans(tx, owners, garbage, chunks)
+class _Audit:
+    def __init__(self, tx: Tx) -> None:
+        self._tx = tx
+        self._garbage = {keys.queue_id_of(key) for key, _ in tx.space(keys.GARBAGE).scan()}
+        self._owners: dict[int, str] = {}
+        self._chunks: set[bytes] = set()
+        self._groups: dict[bytes, bytes] = {}
+        self._due: set[bytes] = set()
+        self._due_perhaps: set[bytes] = set()
+        self._has_damage = tx.space(keys.QUARANTINE).count() > 0
 
+    def findings(self) -> Iterator[str]:
+        next_queue_id = int.from_bytes(self._tx.space(keys.META).get(keys.NEXT_QUEUE_ID) or b"\x01")
+        for key, value in self._tx.space(keys.QUEUES).scan():
+            name = key.decode()
+            try:
+                record = codec.unpack_queue(value)
+            except CorruptRecord as error:
+                yield f"queue {name}: {error}"
+                continue
+            if record.id in self._owners or record.id in self._garbage or record.id >= next_queue_id:
+                yield f"queue {name}: its id {record.id} is not its own"
+            self._owners[record.id] = name
+            yield from self._queue(name, record)
+        yield from self._names()
+        yield from self._dedup()
+        yield from self._orphans()
 
-def _queue_findings(tx: Tx, name: str, record: QueueRecord, chunks: set[bytes]) -> Iterator[str]:
-    ready = tx.space(keys.ready_space(record.id))
-    scanned = 0
-    for key, value in ready.scan():
-        scanned += 1
-        sequence = keys.sequence_of(key)
-        if key != keys.message_key(sequence) or not 1 <= sequence < record.next_sequence:
-            yield f"queue {name}: the key {key.hex()} is not one that was given out"
-        try:
-            body = codec.unpack_message(value).body
-            if isinstance(body, ChunkedBody):
-                wanted = [keys.chunk_key(record.id, key, number) for number in range(body.chunks)]
-                chunks.update(wanted)
-                codec.join_body(body, [tx.space(keys.CHUNKS).get(chunk) or b"" for chunk in wanted])
-        except CorruptRecord as error:
-            yield f"queue {name}: message {sequence}: {error}"
-    if scanned != ready.count():
-        yield f"queue {name}: {scanned} messages are there and {ready.count()} are counted"
-    gone = record.received + record.purged + record.quarantined
-    if record.sent != scanned + gone or record.next_sequence != record.sent + 1:
-        yield (
-            f"queue {name}: {record.sent} sent, {scanned} there and {gone} gone do not add up "
-            f"(next is {record.next_sequence})"
-        )
+    def _queue(self, name: str, record: QueueRecord) -> Iterator[str]:
+        messages: dict[bytes, tuple[str, MessageRecord | None]] = {}
+        counts = {"ready": self._tx.space(keys.ready_space(record.id)).count()}
+        counts |= {state: getattr(record, state) for state in _PLACES}
+        for state in counts:
+            found = list(self._messages(record.id, state))
+            if len(found) != counts[state]:
+                yield f"queue {name}: {len(found)} messages are {state} and {counts[state]} are counted"
+            for key, value in found:
+                if key in messages:
+                    yield f"queue {name}: message {keys.sequence_of(key)} is {messages[key][0]} and {state}"
+                try:
+                    messages[key] = (state, codec.unpack_message(value))
+                except CorruptRecord as error:
+                    messages[key] = (state, None)
+                    yield f"queue {name}: message {keys.sequence_of(key)}: {error}"
+        yield from self._sums(name, record, messages)
+        numbers: set[int] = set()
+        for key, (state, message) in messages.items():
+            number = keys.sequence_of(key)
+            is_one = len(key) == 8 and key[0] <= keys.LOWEST_RANK and 1 <= number < record.next_sequence
+            if not is_one or number in numbers:
+                yield f"queue {name}: the key {key.hex()} is not one that was given out"
+            numbers.add(number)
+            if message is not None:
+                yield from self._message(name, record.id, state, key, message)
 
+    def _messages(self, queue_id: int, state: str) -> Iterator[tuple[bytes, bytes]]:
+        if state == "ready":
+            yield from self._tx.space(keys.ready_space(queue_id)).scan()
+            return
+        prefix = keys.queue_prefix(queue_id)
+        for key, value in self._tx.space(_PLACES[state]).scan(prefix, keys.after_prefix(prefix)):
+            yield key[4:], value
 
-def _orphans(tx: Tx, owners: dict[int, str], garbage: set[int], chunks: set[bytes]) -> Iterator[str]:
-    """Records that belong to nothing."""
-    quarantined: set[bytes] = set()
-    for key, _ in tx.space(keys.QUARANTINE).scan():
-        quarantined.add(key)
-        if keys.queue_id_of(key) not in owners.keys() | garbage:
-            yield f"quarantine: {key.hex()} belongs to no queue"
-    for key, _ in tx.space(keys.CHUNKS).scan():
-        if key not in chunks and key[:12] not in quarantined and keys.queue_id_of(key) not in garbage:
-            yield f"chunks: {key.hex()} belongs to no message"
-    for space in tx.spaces():
-        kind, _, number = space.partition("/")
-        if kind == "queue" and int(number) not in owners.keys() | garbage:
-            yield f"{space} belongs to no queue"
+    def _sums(
+        self, name: str, record: QueueRecord, messages: dict[bytes, tuple[str, MessageRecord | None]]
+    ) -> Iterator[str]:
+        gone = sum(record.counters.get(end, 0) for end in _ENDS)
+        if record.next_sequence - 1 != len(messages) + gone:
+            yield f"queue {name}: {record.next_sequence - 1} came, {len(messages)} are there and {gone} are gone"
+        size = sum(codec.content_bytes(message) for _, message in messages.values() if message)
+        if size != record.bytes and not self._has_damage:
+            yield f"queue {name}: {size} bytes are there and {record.bytes} are counted"
+
+    def _message(self, name: str, queue_id: int, state: str, key: bytes, message: MessageRecord) -> Iterator[str]:
+        where = f"queue {name}: message {keys.sequence_of(key)}"
+        if isinstance(message.body, ChunkedBody):
+            wanted = [keys.chunk_key(queue_id, key, number) for number in range(message.body.chunks)]
+            self._chunks.update(wanted)
+            try:
+                codec.join_body(message, [self._tx.space(keys.CHUNKS).get(chunk) or b"" for chunk in wanted])
+            except CorruptRecord as error:
+                yield f"{where}: {error}"
+        if state in ("in_flight", "delayed"):
+            kind = DueKind.LEASE if state == "in_flight" else DueKind.DELAY
+            self._due.add(keys.due_key(message.due_at_ms, kind, queue_id, key))
+        elif state == "ready" and message.due_at_ms:
+            yield f"{where} is ready and due at {message.due_at_ms}"
+        if message.expires_at_ms:
+            due = keys.due_key(message.expires_at_ms, DueKind.TTL, queue_id, key)
+            (self._due_perhaps if state == "in_flight" else self._due).add(due)
+        if message.group:
+            prefix = keys.group_prefix(queue_id, message.group)
+            entry, value = (prefix + key, b"") if state == "blocked" else (prefix, key)
+            if entry in self._groups:
+                yield f"{where} is not the only one of its group that is not blocked"
+            self._groups[entry] = value
+        elif state == "blocked":
+            yield f"{where} is blocked and has no group"
+
+    def _names(self) -> Iterator[str]:
+        names = {keys.queue_id_of(key): value.decode() for key, value in self._tx.space(keys.NAMES).scan()}
+        if names != self._owners:
+            yield f"names: {names} are not the queues {self._owners}"
+
+    def _dedup(self) -> Iterator[str]:
+        for key, value in self._tx.space(keys.DEDUP).scan():
+            queue_id = keys.queue_id_of(key)
+            message, forget_at_ms = codec.unpack_dedup(value)
+            if queue_id in self._owners:
+                self._due.add(keys.due_key(forget_at_ms, DueKind.DEDUP, queue_id, message))
+            elif queue_id not in self._garbage:
+                yield f"dedup: {key.hex()} belongs to no queue"
+
+    def _orphans(self) -> Iterator[str]:
+        """Records that belong to nothing, and entries that are missing."""
+        known = self._owners.keys() | self._garbage
+        due = {key for key, _ in self._tx.space(keys.DUE).scan()}
+        for key in self._due - due:
+            yield f"due: {keys.parse_due(key)} is missing"
+        for key in due - self._due - self._due_perhaps:
+            _, kind, queue_id, _ = keys.parse_due(key)
+            # An id that was used again has left its old entry behind, which does nothing when its time comes.
+            if queue_id in self._owners and kind is not DueKind.DEDUP and not self._has_damage:
+                yield f"due: {keys.parse_due(key)} is for nothing"
+        groups = {key: value for key, value in self._tx.space(keys.GROUPS).scan() if key[:4] in self._prefixes()}
+        for entry, _head in groups.items() ^ self._groups.items():
+            yield f"groups: {entry.hex()} and its messages do not agree"
+        quarantined = {key for key, _ in self._tx.space(keys.QUARANTINE).scan()}
+        for key, _ in self._tx.space(keys.CHUNKS).scan():
+            owner = keys.queue_id_of(key)
+            if key not in self._chunks and key[:12] not in quarantined and owner not in self._garbage:
+                yield f"chunks: {key.hex()} belongs to no message"
+        for name in keys.BY_QUEUE:
+            for key, _ in self._tx.space(name).scan():
+                if keys.queue_id_of(key) not in known:
+                    yield f"{name}: {key.hex()} belongs to no queue"
+        for space in self._tx.spaces():
+            kind_name, _, number = space.partition("/")
+            if kind_name == "queue" and int(number) not in known:
+                yield f"{space} belongs to no queue"
+
+    def _prefixes(self) -> set[bytes]:
+        return {keys.queue_prefix(queue_id) for queue_id in self._owners}

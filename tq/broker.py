@@ -1,7 +1,15 @@
-"""The imperative shell around `lifecycle`: the clock, the writer, the event loop and the sweeping of garbage.
+"""The imperative shell around `lifecycle`: the clock, the writer, and those who wait for a message.
 
-It lives on the event loop. Queries are answered at once from a snapshot; commands go to the writer, whose results
-come back to the loop once for each group. Protocols translate to `submit` and from its result, and know nothing else.
+It lives on the event loop. Queries are answered at once from a snapshot; commands go to the writer, whose results come
+back to the loop once for each group. Protocols translate to `submit` and from its result, and know nothing else.
+
+*Waiters.* A receive that finds nothing and may wait is kept here with a deadline, and polls nothing. Each group of
+commands ends with a `Tick` that says how many messages became ready and where; as many of the oldest waiters go to
+the writer again. One that comes back with empty hands keeps its old place in the line. One that was woken for a message
+and does not take it, because its client is gone or another of its queues had one, wakes the next in its stead.
+
+*Clients that are gone.* `submit` returns a ticket, and whoever holds it cancels it when the client is gone. A command
+that was not applied yet is dropped then; messages that were received already are given back.
 """
 
 from __future__ import annotations
@@ -9,62 +17,93 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
+from itertools import count
 from typing import Any
 
+from msgspec.structs import replace
+
 from tq import __version__, lifecycle, model
+from tq.clock import TimerClock
 from tq.errors import InternalError, StorageFailed, TqError
 from tq.settings import Settings
 from tq.store import Store
-from tq.writer import Done, Writer
+from tq.waiters import Waiter, Waiters
+from tq.writer import Done, Entry, Writer
 
 SWEEP_RECORDS = 1_000  # reclaimed in one commit, about a millisecond of work
-SWEEP_RETRY_S = 1.0
+REDRIVE_MESSAGES = 500  # moved in one commit
+RETRY_S = 1.0  # after which work of the broker's own is tried again when the writer was overloaded
+CLOCK_CHECK_S = 1.0  # how often the wall clock is looked at
 
 log = logging.getLogger("tq.broker")
 
 
-def now_ms() -> int:
-    return time.time_ns() // 1_000_000
+class Ticket:
+    """One request on its way. `cancel` it when nobody wants the answer any more."""
+
+    __slots__ = ("_broker", "command", "deadline", "done", "entry", "is_cancelled", "is_over", "timer", "waiter")
+
+    def __init__(self, broker: Broker, command: model.Command, done: Done) -> None:
+        self._broker = broker
+        self.command = command
+        self.done = done
+        self.entry: Entry | None = None
+        self.waiter: Waiter | None = None
+        self.timer: asyncio.TimerHandle | None = None
+        self.deadline = 0.0
+        self.is_cancelled = False
+        self.is_over = False
+
+    def cancel(self) -> None:
+        if not self.is_over and not self.is_cancelled:
+            self.is_cancelled = True
+            self._broker.cancelled(self)
 
 
 class Broker:
     """Serves one store on the running event loop."""
 
-    def __init__(self, store: Store, settings: Settings, clock: Callable[[], int] = now_ms) -> None:
+    def __init__(self, store: Store, settings: Settings, clock: TimerClock | None = None) -> None:
         self._store = store
-        self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._started_s = time.monotonic()
+        self._numbers = count()
+        self._waiters = Waiters()
         self._is_sweeping = False
         self._is_closing = False
         self.failed = asyncio.Event()
+        stored = store.read(lambda tx: lifecycle.answer(tx, model.GetClock(), 0))
+        self._clock = clock or TimerClock(stored.latest_ms, stored.offset_ms)
         self._writer = Writer(
             store,
-            clock,
+            self._clock.now_ms,
             self._deliver,
             max_waiting_commands=settings.max_waiting_commands,
             max_waiting_bytes=settings.max_waiting_bytes,
         )
+        if self._clock.offset_ms != stored.offset_ms:
+            self._set_clock()
+        self._clock_timer = self._loop.call_later(CLOCK_CHECK_S, self._check_clock)
         self._sweep()
 
-    def submit(self, request: model.Command | model.Query, done: Done) -> None:
+    def submit(self, request: model.Command | model.Query, done: Done) -> Ticket | None:
         """Run a command or query and call `done` on the loop with its result or its TqError.
 
         A query, and a command that cannot even wait, is done before `submit` returns. When `done` is called with the
-        result of a command, its effect is on disk.
+        result of a command, its effect is on disk. The ticket is None for what is done already.
         """
-        try:
-            if isinstance(request, model.Query):
-                result = self._look(request)
-            else:
-                self._writer.submit(request, lambda result: self._settle(request, result, done))
-                return
-        except TqError as refusal:
-            result = refusal
-        except Exception as error:
-            result = _internal(error)
-        done(result)
+        if isinstance(request, model.Query):
+            done(self._look(request))
+            return None
+        if isinstance(request, model.Redrive):
+            return self._submit_redrive(request, done)
+        ticket = Ticket(self, request, done)
+        if isinstance(request, model.Receive) and request.wait_ms:
+            ticket.deadline = self._loop.time() + request.wait_ms / 1000
+            ticket.waiter = Waiter(next(self._numbers), request.queues, lambda: self._try(ticket))
+        self._try(ticket)
+        return ticket
 
     async def call(self, request: model.Command | model.Query) -> Any:
         """Like `submit`, for coroutines: returns the result or raises the TqError."""
@@ -80,50 +119,171 @@ class Broker:
             raise result
         return result
 
+    def stop_waiting(self) -> None:
+        """Answer all who wait that there is nothing: the server is about to stop."""
+        self._is_closing = True
+        for name in self._waiters.queues():
+            for waiter in self._waiters.take(name):
+                waiter.wake()
+
     async def close(self) -> None:
         """Commit what waits, deliver its results and close the store."""
-        self._is_closing = True
+        self.stop_waiting()
+        self._clock_timer.cancel()
         await self._loop.run_in_executor(None, self._writer.close)
         self._store.close()
 
-    def _look(self, query: model.Query) -> Any:
-        if isinstance(query, model.GetHealth):
-            return self._health()
-        if isinstance(query, model.GetStatus):
-            return self._status()
-        return self._store.read(lambda tx: lifecycle.answer(tx, query, self._clock()))
+    # --- commands -------------------------------------------------------------
 
-    def _health(self) -> None:
-        if self._writer.failure:
-            raise self._writer.failure
+    def _try(self, ticket: Ticket) -> None:
+        """Hand a ticket's command to the writer, for the first time or again."""
+        if ticket.timer:
+            ticket.timer.cancel()
+            ticket.timer = None
+        try:
+            ticket.entry = self._writer.submit(ticket.command, lambda result: self._settle(ticket, result))
+        except TqError as refusal:
+            self._finish(ticket, refusal)
+
+    def _settle(self, ticket: Ticket, result: Any) -> None:
+        """The result of a ticket's command is there."""
+        command = ticket.command
+        ticket.entry = None
+        if isinstance(result, Exception):
+            result = self._fail(result)
+        elif isinstance(command, model.Receive):
+            for message_id in result.quarantined:
+                log.error("queue %s: message %d is damaged and was set aside", result.queue, message_id)
+            if ticket.is_cancelled:
+                self._give_back(result)
+            elif (result.quarantined or result.is_cut_short) and not result.messages:
+                self._try(ticket)  # it met nothing but what is damaged or expired: behind that there may be more
+                return
+            elif not result.messages and self._wait(ticket):
+                return
+            self._pass_on(ticket, result.queue)
+        elif isinstance(command, model.PurgeQueue | model.DeleteQueue):
+            self._sweep()
+            self._wake(command.name)
+        self._finish(ticket, result)
+
+    def _finish(self, ticket: Ticket, result: Any) -> None:
+        ticket.is_over = True
+        if not ticket.is_cancelled:
+            ticket.done(result)
+
+    def _fail(self, error: Exception) -> TqError:
+        if isinstance(error, StorageFailed):
+            self.failed.set()
+        return error if isinstance(error, TqError) else _internal(error)
+
+    def _look(self, query: model.Query) -> Any:
+        try:
+            if isinstance(query, model.GetHealth):
+                return self._writer.failure
+            if isinstance(query, model.GetStatus):
+                return self._status()
+            return self._store.read(lambda tx: lifecycle.answer(tx, query, self._clock.now_ms()))
+        except TqError as refusal:
+            return refusal
+        except Exception as error:
+            return _internal(error)
 
     def _status(self) -> model.Status:
+        totals = self._store.read(lambda tx: lifecycle.answer(tx, model.GetTotals(), self._clock.now_ms()))
         return model.Status(
             version=__version__,
             uptime_ms=int((time.monotonic() - self._started_s) * 1000),
-            totals=self._look(model.GetTotals()),
+            totals=totals,
             storage=self._store.info(),
         )
 
-    def _deliver(self, results: list[tuple[Done, Any]]) -> None:
+    def _deliver(self, results: Sequence[tuple[Entry, Any]], ticked: Any) -> None:
         """On the writer's thread: wake the loop once for the whole group."""
-        self._loop.call_soon_threadsafe(_call_all, results)
+        self._loop.call_soon_threadsafe(self._group_done, results, ticked)
 
-    def _settle(self, command: model.Command, result: Any, done: Done) -> None:
-        if isinstance(result, Exception):
-            if isinstance(result, StorageFailed):
-                self.failed.set()
-            elif not isinstance(result, TqError):
-                result = _internal(result)
-        elif isinstance(command, model.PurgeQueue | model.DeleteQueue):
-            self._sweep()
-        elif isinstance(command, model.Receive):
-            for message_id in result.quarantined:
-                log.error("queue %s: message %d is damaged and was set aside", command.queue, message_id)
-            if result.quarantined and not result.messages:
-                self.submit(command, done)  # it met nothing but damage so far: behind it there may be more
+    def _group_done(self, results: Sequence[tuple[Entry, Any]], ticked: Any) -> None:
+        is_torn = not isinstance(ticked, model.Ticked)
+        for entry, result in results:
+            is_torn |= isinstance(result, Exception) and not isinstance(result, TqError)
+            try:
+                entry.done(result)
+            except Exception:
+                log.exception("a result could not be delivered")
+        if is_torn:
+            # The group was run one by one, and its last Tick has not seen what the others brought.
+            for name in self._waiters.queues():
+                self._wake(name)
+        else:
+            for name, arrived in ticked.arrivals.items():
+                self._wake(name, arrived)
+
+    # --- those who wait -------------------------------------------------------------
+
+    def _wait(self, ticket: Ticket) -> bool:
+        """Keep a receive that found nothing until there is something; False when its time is over."""
+        left_s = ticket.deadline - self._loop.time()
+        if ticket.waiter is None or left_s <= 0 or self._is_closing:
+            return False
+        self._waiters.add(ticket.waiter)
+        ticket.timer = self._loop.call_later(left_s, self._give_up, ticket)
+        return True
+
+    def _give_up(self, ticket: Ticket) -> None:
+        ticket.timer = None
+        if ticket.waiter:
+            self._waiters.remove(ticket.waiter)
+        self._finish(ticket, model.Received())
+
+    def _wake(self, queue: str, most: int | None = None) -> None:
+        for waiter in self._waiters.take(queue, most):
+            waiter.wake()
+
+    def cancelled(self, ticket: Ticket) -> None:
+        """A ticket's client is gone."""
+        if ticket.timer:
+            ticket.timer.cancel()
+            ticket.timer = None
+        if ticket.waiter:
+            self._waiters.remove(ticket.waiter)
+        if ticket.entry and isinstance(ticket.command, model.Receive):
+            ticket.entry.is_cancelled = True
+            self._pass_on(ticket)
+
+    def _pass_on(self, ticket: Ticket, queue: str = "") -> None:
+        """Wake the next for what a ticket may have been woken for and did not take; it took from `queue`."""
+        if ticket.waiter:
+            for name in ticket.waiter.queues:
+                if name != queue:
+                    self._wake(name, 1)
+
+    def _give_back(self, received: model.Received) -> None:
+        if received.messages:
+            log.info("queue %s: %d messages go back, their receiver is gone", received.queue, len(received.messages))
+            self.submit(model.Unreceive(received.queue, received.messages), _report("giving messages back"))
+
+    # --- work of its own -------------------------------------------------------------
+
+    def _submit_redrive(self, command: model.Redrive, done: Done) -> Ticket:
+        """Move in slices, so that many messages do not hold up a group; the result is the sum."""
+        moved = 0
+
+        def slice_done(result: Any) -> None:
+            nonlocal moved
+            if isinstance(result, TqError):
+                done(result)
                 return
-        done(result)
+            moved += result.moved
+            left = command.limit - moved
+            if not result.after or left <= 0:
+                done(replace(result, moved=moved))
+                return
+            following = replace(command, limit=min(left, REDRIVE_MESSAGES), after=result.after, before=result.before)
+            self._try(Ticket(self, following, slice_done))
+
+        ticket = Ticket(self, replace(command, limit=min(command.limit, REDRIVE_MESSAGES)), slice_done)
+        self._try(ticket)
+        return ticket
 
     def _sweep(self) -> None:
         """Reclaim garbage, one slice a commit, until there is none."""
@@ -137,15 +297,26 @@ class Broker:
             self._sweep()
         elif isinstance(result, Exception) and not self._is_closing:
             log.warning("sweeping waits: %s", result)
-            self._loop.call_later(SWEEP_RETRY_S, self._sweep)
+            self._loop.call_later(RETRY_S, self._sweep)
+
+    def _check_clock(self) -> None:
+        if self._clock.follow():
+            self._set_clock()
+        self._clock_timer = self._loop.call_later(CLOCK_CHECK_S, self._check_clock)
+
+    def _set_clock(self) -> None:
+        log.warning("the wall clock has jumped: timers run %d ms ahead of it", self._clock.offset_ms)
+        self.submit(model.SetClock(self._clock.offset_ms), _report("storing the clock"))
 
 
-def _call_all(results: list[tuple[Done, Any]]) -> None:
-    for done, result in results:
-        try:
-            done(result)
-        except Exception:
-            log.exception("a result could not be delivered")
+def _report(what: str) -> Done:
+    """A `done` for work that nobody waits for."""
+
+    def report(result: Any) -> None:
+        if isinstance(result, Exception):
+            log.error("%s failed: %s", what, result)
+
+    return report
 
 
 def _internal(error: Exception) -> InternalError:

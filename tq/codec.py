@@ -4,10 +4,16 @@
     | version (1) | msgpack array       | CRC-32 of all before it (4, BE)   |
     +-------------+---------------------+-----------------------------------+
 
-    message record, version 1: [sent_at_ms, receive_count, media_type | nil, body]
-        body is the bytes themselves, or [size, CRC-32] when they lie in `chunks`
-    queue record, version 1: [id, next_sequence, created_at_ms, settings, sent, received, purged, quarantined]
-        settings is a map of those that differ from their defaults
+    message record, version 1:
+        [sent_at_ms, receive_count, attempt, due_at_ms, expires_at_ms, media_type, body, more]
+        attempt         how often it was leased, counted up by each lease and never back
+        due_at_ms       when the lease or the delay is over; 0 in other states
+        expires_at_ms   when its time to live is over; 0 when it has none
+        body            the bytes themselves, or [size, CRC-32, bytes of headers before it] when they lie in `chunks`
+        more            nil, or a map of what few messages have: "group", "headers", "dead_letter"
+    queue record, version 1: [id, next_sequence, created_at_ms, settings, bytes, in_flight, delayed, blocked, counters]
+        settings        a map of those that differ from their defaults
+        counters        a map of those that are not 0
 
 LMDB keeps no checksums of its own, so every record carries one and a chunked body another. To change a record: add the
 new layout under the next version number, keep reading the old one, and add its golden bytes to the tests.
@@ -21,7 +27,7 @@ from zlib import crc32
 import msgpack
 import msgspec
 
-from tq.model import QueueSettings
+from tq.model import Clock, DeadLetterOrigin, QueueSettings
 
 VERSION = 1
 CHUNK_BYTES = 4_080  # with its 16-byte header, one 4 KiB page of LMDB exactly
@@ -33,10 +39,11 @@ class CorruptRecord(Exception):
 
 
 class ChunkedBody(msgspec.Struct, frozen=True):
-    """A body that lies in `chunks`."""
+    """A body that lies in `chunks`, behind the message's packed headers if those were too large as well."""
 
     size: int
     checksum: int
+    headers_size: int = 0
 
     @property
     def chunks(self) -> int:
@@ -45,52 +52,118 @@ class ChunkedBody(msgspec.Struct, frozen=True):
 
 class MessageRecord(msgspec.Struct, frozen=True):
     sent_at_ms: int
-    receive_count: int
-    media_type: str | None
     body: bytes | ChunkedBody
+    media_type: str | None = None
+    receive_count: int = 0
+    attempt: int = 0
+    due_at_ms: int = 0
+    expires_at_ms: int = 0
+    group: str | None = None
+    headers: dict[str, str] | None = None
+    dead_letter: DeadLetterOrigin | None = None
 
 
 class QueueRecord(msgspec.Struct):
-    """The one record that is changed in place: `lifecycle` keeps it for a batch and writes it once."""
+    """The one record that is changed in place: `lifecycle` keeps it for a group of commands and writes it once."""
 
     id: int
     next_sequence: int
     created_at_ms: int
     settings: QueueSettings
-    sent: int = 0
-    received: int = 0
-    purged: int = 0
-    quarantined: int = 0
+    bytes: int = 0
+    in_flight: int = 0
+    delayed: int = 0
+    blocked: int = 0
+    counters: dict[str, int] = msgspec.field(default_factory=dict)
 
 
 def pack_message(record: MessageRecord) -> bytes:
     body = record.body
-    packed = body if isinstance(body, bytes) else [body.size, body.checksum]
-    return _seal([record.sent_at_ms, record.receive_count, record.media_type, packed])
+    packed = body if isinstance(body, bytes) else [body.size, body.checksum, body.headers_size]
+    more: dict[str, Any] | None = None
+    if record.group or record.headers or record.dead_letter:
+        more = {}
+        if record.group:
+            more["group"] = record.group
+        if record.headers:
+            more["headers"] = record.headers
+        if record.dead_letter:
+            more["dead_letter"] = list(msgspec.structs.astuple(record.dead_letter))
+    return _seal(
+        [
+            record.sent_at_ms,
+            record.receive_count,
+            record.attempt,
+            record.due_at_ms,
+            record.expires_at_ms,
+            record.media_type,
+            packed,
+            more,
+        ]
+    )
 
 
 def unpack_message(value: bytes) -> MessageRecord:
     """Raises CorruptRecord."""
     try:
-        sent_at_ms, receive_count, media_type, packed = _unseal(value)
+        sent_at_ms, receive_count, attempt, due_at_ms, expires_at_ms, media_type, packed, more = _unseal(value)
         body = packed if isinstance(packed, bytes) else ChunkedBody(*packed)
-    except (TypeError, ValueError) as error:
+        group = headers = origin = None
+        if more:
+            group, headers = more.get("group"), more.get("headers")
+            origin = DeadLetterOrigin(*more["dead_letter"]) if "dead_letter" in more else None
+    except (TypeError, ValueError, AttributeError) as error:
         raise CorruptRecord(f"not a message record: {error}") from error
-    return MessageRecord(sent_at_ms, receive_count, media_type, body)
+    return MessageRecord(
+        sent_at_ms, body, media_type, receive_count, attempt, due_at_ms, expires_at_ms, group, headers, origin
+    )
 
 
-def split_body(body: bytes) -> tuple[ChunkedBody, list[bytes]]:
-    """Cut a body that is too large for its record into chunks."""
-    pieces = [body[at : at + CHUNK_BYTES] for at in range(0, len(body), CHUNK_BYTES)]
-    return ChunkedBody(len(body), crc32(body)), pieces
+def split_body(record: MessageRecord) -> tuple[MessageRecord, list[bytes]]:
+    """Cut headers and body into chunks when the record would be too large with them."""
+    if len(pack_message(record)) <= MAX_INLINE_BYTES:
+        return record, []
+    assert isinstance(record.body, bytes)
+    head: bytes = msgpack.packb(record.headers) if record.headers else b""
+    whole = head + record.body
+    body = ChunkedBody(len(whole), crc32(whole), len(head))
+    pieces = [whole[at : at + CHUNK_BYTES] for at in range(0, len(whole), CHUNK_BYTES)]
+    return msgspec.structs.replace(record, body=body, headers=None), pieces
 
 
-def join_body(body: ChunkedBody, pieces: list[bytes]) -> bytes:
-    """Raises CorruptRecord when the pieces are not the body that was split."""
-    joined = b"".join(pieces)
-    if len(joined) != body.size or crc32(joined) != body.checksum:
+def join_body(record: MessageRecord, pieces: list[bytes]) -> MessageRecord:
+    """The record as it was before it was split. Raises CorruptRecord when the pieces are not what was split."""
+    body = record.body
+    assert isinstance(body, ChunkedBody)
+    whole = b"".join(pieces)
+    if len(whole) != body.size or crc32(whole) != body.checksum:
         raise CorruptRecord("the chunks are not the body that was sent")
-    return joined
+    headers = msgpack.unpackb(whole[: body.headers_size]) if body.headers_size else None
+    return msgspec.structs.replace(record, body=whole[body.headers_size :], headers=headers)
+
+
+def content_bytes(record: MessageRecord) -> int:
+    """The size of the content, wherever it lies."""
+    body = record.body
+    return len(body) if isinstance(body, bytes) else body.size - body.headers_size
+
+
+def pack_dedup(message: bytes, forget_at_ms: int) -> bytes:
+    return message + forget_at_ms.to_bytes(8)
+
+
+def unpack_dedup(value: bytes) -> tuple[bytes, int]:
+    """The key of the message that has the deduplication id, and when that is forgotten (ms)."""
+    return value[:8], int.from_bytes(value[8:])
+
+
+def pack_clock(clock: Clock) -> bytes:
+    return clock.latest_ms.to_bytes(8) + clock.offset_ms.to_bytes(8, signed=True)
+
+
+def unpack_clock(value: bytes | None) -> Clock:
+    """The clock as it was stored; at zero when it never was."""
+    return Clock(int.from_bytes(value[:8]), int.from_bytes(value[8:], signed=True)) if value else Clock(0, 0)
 
 
 def pack_queue(record: QueueRecord) -> bytes:
@@ -100,10 +173,11 @@ def pack_queue(record: QueueRecord) -> bytes:
             record.next_sequence,
             record.created_at_ms,
             msgspec.to_builtins(record.settings),
-            record.sent,
-            record.received,
-            record.purged,
-            record.quarantined,
+            record.bytes,
+            record.in_flight,
+            record.delayed,
+            record.blocked,
+            record.counters,
         ]
     )
 
@@ -111,11 +185,11 @@ def pack_queue(record: QueueRecord) -> bytes:
 def unpack_queue(value: bytes) -> QueueRecord:
     """Raises CorruptRecord."""
     try:
-        queue_id, next_sequence, created_at_ms, settings, *counters = _unseal(value)
+        queue_id, next_sequence, created_at_ms, settings, size, in_flight, delayed, blocked, counters = _unseal(value)
         known = msgspec.convert(settings, QueueSettings)
-        return QueueRecord(queue_id, next_sequence, created_at_ms, known, *counters)
     except (TypeError, ValueError) as error:
         raise CorruptRecord(f"not a queue record: {error}") from error
+    return QueueRecord(queue_id, next_sequence, created_at_ms, known, size, in_flight, delayed, blocked, counters)
 
 
 def _seal(fields: list[Any]) -> bytes:

@@ -10,9 +10,12 @@
     ├── MethodNotAllowed             method_not_allowed          405
     ├── QueueExists                  queue_exists                409
     ├── QueueNotEmpty                queue_not_empty             409
+    ├── InFlight                     in_flight                   409
+    ├── StaleReceipt                 stale_receipt               409
     ├── MessageTooLarge              message_too_large           413
     ├── UnsupportedMediaType         unsupported_media_type      415
     ├── TooManyQueues                too_many_queues             429
+    ├── QueueFull                    queue_full                  429
     ├── HeadersTooLarge              headers_too_large           431
     ├── InternalError                internal_error              500
     ├── QueueDamaged                 queue_damaged               500
@@ -42,6 +45,13 @@ class TqError(Exception):
     def __init__(self, detail: str = "") -> None:
         super().__init__(detail or self.title)
         self.detail = detail or self.title
+
+    def __eq__(self, other: object) -> bool:
+        """Errors are results of commands too, so they compare by what they say."""
+        return type(self) is type(other) and self.args == other.args
+
+    def __hash__(self) -> int:
+        return hash((type(self), self.args))
 
 
 class InvalidRequest(TqError):
@@ -82,6 +92,16 @@ class QueueNotEmpty(TqError):
     code, status, title = "queue_not_empty", 409, "The queue still holds messages."
 
 
+class InFlight(TqError):
+    code, status = "in_flight", 409
+    title = "The message is leased to a consumer."
+
+
+class StaleReceipt(TqError):
+    code, status = "stale_receipt", 409
+    title = "The receipt is not valid any more; the message may be with another consumer."
+
+
 class MessageTooLarge(TqError):
     code, status, title = "message_too_large", 413, "The message or the request body is too large."
 
@@ -92,6 +112,11 @@ class UnsupportedMediaType(TqError):
 
 class TooManyQueues(TqError):
     code, status, title = "too_many_queues", 429, "The server holds as many queues as it may."
+
+
+class QueueFull(TqError):
+    code, status, title = "queue_full", 429, "The queue holds as much as its owner allows."
+    retry_after_s = 1
 
 
 class HeadersTooLarge(TqError):

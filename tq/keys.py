@@ -1,36 +1,66 @@
 """Where everything is kept: the name of every sub-database and the bytes of every key.
 
-    sub-database    key                                             value
-    meta            b"next_queue_id", b"probed_at"                  8-byte integer
-    queues          queue name, ASCII                               queue record (codec)
-    queue/<id>      message key                                     message record (codec), ready messages only
-    chunks          queue id (4) + message key (8) + number (2)     up to 4,080 bytes of a large body
-    quarantine      queue id (4) + message key (8)                  a message record that could not be read
-    garbage         queue id (4)                                    empty: this id's records wait to be swept
+    sub-database    key                                                     value
+    meta            b"next_queue_id", b"probed_at", b"clock"                integers, 8 bytes each
+    queues          queue name, ASCII                                       queue record (codec)
+    names           queue id (4)                                            queue name
+    queue/<id>      message key                                             message record (codec): ready messages
+    in_flight       queue id (4) + message key (8)                          message record: leased messages
+    delayed         queue id (4) + message key (8)                          message record: not yet to be received
+    blocked         queue id (4) + message key (8)                          message record: behind another of its group
+    groups          queue id (4) + length (1) + group                       message key (8) of its head
+                    … + message key (8)                                     empty: blocked behind the head
+    due             time ms (8) + kind (1) + queue id (4) + message key (8) empty, or the deduplication id
+    dedup           queue id (4) + deduplication id                         message key (8) + until when, ms (8)
+    chunks          queue id (4) + message key (8) + number (2)             up to 4,080 bytes of a large body
+    quarantine      queue id (4) + message key (8)                          a message record that could not be read
+    garbage         queue id (4)                                            empty: its records wait to be swept
 
     message key     +------------+---------------------------+
-                    | rank (1)   | sequence number (7)       |    rank is 9
+                    | rank (1)   | sequence number (7)       |    rank is 9 - priority
                     +------------+---------------------------+
 
 All integers are big-endian, so that the order of bytes is the order of numbers and the first key of `queue/<id>` is
 always the next message. The sequence number is the message's id; it begins at 1 in each queue and none is used twice.
+A message keeps its key for life, wherever it is, so a lease that is over puts it back at its own old place.
 A queue's id is internal: `purge` gives the queue a new one, and the records under the old id are garbage from then on.
 """
 
 from __future__ import annotations
 
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from enum import IntEnum
+
 META = "meta"
 QUEUES = "queues"
+NAMES = "names"
+IN_FLIGHT = "in_flight"
+DELAYED = "delayed"
+BLOCKED = "blocked"
+GROUPS = "groups"
+DUE = "due"
+DEDUP = "dedup"
 CHUNKS = "chunks"
 QUARANTINE = "quarantine"
 GARBAGE = "garbage"
 
+BY_QUEUE = (IN_FLIGHT, DELAYED, BLOCKED, GROUPS, DEDUP, CHUNKS, QUARANTINE)
+"""The sub-databases that queues share, and whose keys begin with the queue's id."""
+
 NEXT_QUEUE_ID = b"next_queue_id"
 PROBED_AT = b"probed_at"
+CLOCK = b"clock"
 
-MAX_SEQUENCE = (1 << 56) - 1
+LOWEST_RANK = 9
 
-_RANK = 9 << 56
+
+class DueKind(IntEnum):
+    """What is over when an entry of `due` is."""
+
+    LEASE = 1
+    DELAY = 2
+    TTL = 3
+    DEDUP = 4
 
 
 def ready_space(queue_id: int) -> str:
@@ -38,13 +68,17 @@ def ready_space(queue_id: int) -> str:
     return f"queue/{queue_id}"
 
 
-def message_key(sequence: int) -> bytes:
-    return (_RANK | sequence).to_bytes(8)
+def message_key(sequence: int, priority: int = 0) -> bytes:
+    return ((LOWEST_RANK - priority) << 56 | sequence).to_bytes(8)
 
 
 def sequence_of(key: bytes) -> int:
     """The sequence number in a message key."""
     return int.from_bytes(key[1:8])
+
+
+def priority_of(key: bytes) -> int:
+    return LOWEST_RANK - key[0]
 
 
 def queue_prefix(queue_id: int) -> bytes:
@@ -57,13 +91,48 @@ def queue_id_of(key: bytes) -> int:
     return int.from_bytes(key[:4])
 
 
+def shared_key(queue_id: int, message: bytes) -> bytes:
+    """A message's key in the sub-databases that queues share."""
+    return queue_id.to_bytes(4) + message
+
+
 def chunk_key(queue_id: int, message: bytes, number: int) -> bytes:
     return queue_id.to_bytes(4) + message + number.to_bytes(2)
 
 
-def shared_key(queue_id: int, message: bytes) -> bytes:
-    """A message's key in the sub-databases that queues share."""
-    return queue_id.to_bytes(4) + message
+def group_prefix(queue_id: int, group: str) -> bytes:
+    """What the keys of a group's messages begin with in `groups`."""
+    encoded = group.encode()
+    return queue_id.to_bytes(4) + len(encoded).to_bytes(1) + encoded
+
+
+def dedup_key(queue_id: int, dedup_id: str) -> bytes:
+    return queue_id.to_bytes(4) + dedup_id.encode()
+
+
+def due_key(time_ms: int, kind: DueKind, queue_id: int, message: bytes) -> bytes:
+    return time_ms.to_bytes(8) + kind.to_bytes(1) + queue_id.to_bytes(4) + message
+
+
+def parse_due(key: bytes) -> tuple[int, DueKind, int, bytes]:
+    """The parts of a key of `due`: time (ms), kind, queue id, message key."""
+    return int.from_bytes(key[:8]), DueKind(key[8]), int.from_bytes(key[9:13]), key[13:]
+
+
+def receipt(queue_id: int, message: bytes, attempt: int) -> str:
+    """What a consumer shows to settle a message it leased: good for this attempt only, and told from an id by its r."""
+    return "r" + urlsafe_b64encode(queue_id.to_bytes(4) + message + attempt.to_bytes(4)).decode().rstrip("=")
+
+
+def parse_receipt(text: str) -> tuple[int, bytes, int] | None:
+    """Queue id, message key and attempt; None when it is not a receipt at all."""
+    try:
+        packed = urlsafe_b64decode(text[1:] + "==")
+    except ValueError:
+        return None
+    if len(packed) != 16 or receipt(int.from_bytes(packed[:4]), packed[4:12], int.from_bytes(packed[12:])) != text:
+        return None
+    return int.from_bytes(packed[:4]), packed[4:12], int.from_bytes(packed[12:])
 
 
 def after_prefix(prefix: bytes) -> bytes | None:

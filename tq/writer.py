@@ -3,6 +3,9 @@
 While it waits for the disk (the GIL is free then) more commands arrive, and they are the next group. There is no
 timer and nothing to tune: groups grow with the load, and one alone is committed at once. The results of a group are
 handed over in one call.
+
+A `Tick` stands before the commands of every group, so that what is due is done first, and another behind them, which
+says what is due next. The thread sleeps until then at the most.
 """
 
 from __future__ import annotations
@@ -10,20 +13,33 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tq.errors import Overloaded, StorageFailed
-from tq.model import Command
+from tq.model import Command, Tick, Ticked
 from tq.store import Store
 
 MAX_GROUP_COMMANDS = 1_000  # bounds the time until the first of a group is answered
 MAX_GROUP_BYTES = 4 * 1024 * 1024
+MAX_DUE = 500  # timers done in one group; a million that end at once must not hold up the requests among them
+MAX_SLEEP_S = 1.0  # how soon it is noticed that the machine itself has slept
 
 Done = Callable[[Any], None]
 """Called once with a command's result, or with the exception it failed with."""
 
 log = logging.getLogger("tq.writer")
+
+
+class Entry:
+    """A command that waits. Cancelled before its group is formed, it is never applied and never done."""
+
+    __slots__ = ("command", "done", "is_cancelled")
+
+    def __init__(self, command: Command, done: Done) -> None:
+        self.command = command
+        self.done = done
+        self.is_cancelled = False
 
 
 class Writer:
@@ -32,29 +48,31 @@ class Writer:
     def __init__(
         self,
         store: Store,
-        clock: Callable[[], int],
-        deliver: Callable[[list[tuple[Done, Any]]], None],
+        now_ms: Callable[[], int],
+        deliver: Callable[[Sequence[tuple[Entry, Any]], Any], None],
         *,
         max_waiting_commands: int,
         max_waiting_bytes: int,
     ) -> None:
-        """`deliver` is called on the writer's thread with the results of each group, in order."""
+        """`deliver` is called on the writer's thread with the results of each group, in order, and its `Ticked`."""
         self._store = store
-        self._clock = clock
+        self._now_ms = now_ms
         self._deliver = deliver
         self._max_commands = max_waiting_commands
         self._max_bytes = max_waiting_bytes
-        self._waiting: deque[tuple[Command, Done]] = deque()
+        self._waiting: deque[Entry] = deque()
         self._waiting_bytes = 0
         self._changed = threading.Condition()
         self._is_closing = False
+        self._next_due_ms: int | None = 0  # unknown until the first group: look at once
         self.failure: StorageFailed | None = None
         self._thread = threading.Thread(target=self._run, name="tq-writer", daemon=True)
         self._thread.start()
 
-    def submit(self, command: Command, done: Done) -> None:
+    def submit(self, command: Command, done: Done) -> Entry:
         """Queue a command for the next group. Raises Overloaded and StorageFailed."""
         size = command.cost_bytes
+        entry = Entry(command, done)
         with self._changed:
             if self.failure:
                 raise self.failure
@@ -64,9 +82,10 @@ class Writer:
                 raise Overloaded(f"{len(self._waiting):,} commands wait for the disk; try again.")
             if self._waiting and self._waiting_bytes + size > self._max_bytes:
                 raise Overloaded(f"{self._waiting_bytes:,} bytes wait for the disk; try again.")
-            self._waiting.append((command, done))
+            self._waiting.append(entry)
             self._waiting_bytes += size
             self._changed.notify()
+        return entry
 
     def close(self) -> None:
         """Commit what waits, then end the thread. Later commands get Overloaded."""
@@ -76,29 +95,43 @@ class Writer:
         self._thread.join()
 
     def _run(self) -> None:
-        while group := self._next_group():
-            dones = [done for _, done in group]
-            results = self._commit([command for command, _ in group])
-            self._deliver(list(zip(dones, results, strict=True)))
+        while (entries := self._next_group()) is not None:
+            commands = [Tick(MAX_DUE), *(entry.command for entry in entries), Tick(0)]
+            _, *results, ticked = self._commit(commands)
+            self._next_due_ms = ticked.next_due_ms if isinstance(ticked, Ticked) else None
+            self._deliver(list(zip(entries, results, strict=True)), ticked)
 
-    def _next_group(self) -> list[tuple[Command, Done]]:
-        """What waits, as far as the bounds of a group allow; empty when the writer is to end."""
-        group: list[tuple[Command, Done]] = []
+    def _next_group(self) -> list[Entry] | None:
+        """What waits, as far as the bounds of a group allow; nothing when only a timer is due, None at the end."""
+        group: list[Entry] = []
         size = 0
         with self._changed:
-            while not self._waiting and not self._is_closing:
-                self._changed.wait()
+            while not self._waiting:
+                if self._is_closing:
+                    return None
+                sleep_s = self._sleep_s()
+                if sleep_s == 0:
+                    break
+                self._changed.wait(sleep_s)
             while self._waiting and len(group) < MAX_GROUP_COMMANDS and size < MAX_GROUP_BYTES:
-                group.append(self._waiting.popleft())
-                size += group[-1][0].cost_bytes
+                entry = self._waiting.popleft()
+                size += entry.command.cost_bytes
+                if not entry.is_cancelled:
+                    group.append(entry)
             self._waiting_bytes -= size
         return group
+
+    def _sleep_s(self) -> float | None:
+        """How long nothing is due; None for ever, or once the storage failed."""
+        if self._next_due_ms is None or self.failure:
+            return None
+        return min(max(0, self._next_due_ms - self._now_ms()) / 1000, MAX_SLEEP_S)
 
     def _commit(self, commands: list[Command]) -> list[Any]:
         if self.failure:
             return [self.failure] * len(commands)
         try:
-            results = self._store.commit(commands, self._clock())
+            results = self._store.commit(commands, self._now_ms())
             if len(results) != len(commands):
                 raise StorageFailed(f"{len(commands)} commands got {len(results)} results")
             return results

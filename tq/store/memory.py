@@ -30,23 +30,28 @@ class MemoryStore:
 
     def commit(self, commands: Sequence[Command], now_ms: int) -> list[Any]:
         with self._lock:
-            return [self._run(command, now_ms) for command in commands]
+            try:
+                return self._run(commands, now_ms)
+            except _Culprit as culprit:
+                if len(commands) == 1:
+                    return [culprit.__cause__]
+        return [result for command in commands for result in self.commit([command], now_ms)]
 
-    def _run(self, command: Command, now_ms: int) -> Any:
+    def _run(self, commands: Sequence[Command], now_ms: int) -> list[Any]:
         rehearsal = _MemoryTx(self._spaces)
         try:
-            expected = self._apply(rehearsal, [command], now_ms)[0]
+            expected = self._apply(rehearsal, commands, now_ms)
         except Exception as error:
-            return error
+            raise _Culprit from error
         finally:
             rehearsal.undo()
         tx = _MemoryTx(self._spaces)
-        result = self._apply(tx, [command], now_ms)[0]
-        if tx.writes != rehearsal.writes or _plain(result) != _plain(expected):
-            raise AssertionError(f"{command!r} had two outcomes: {expected!r} and {result!r}")
-        if isinstance(result, TqError) and tx.writes:
-            raise AssertionError(f"{command!r} was refused but wrote {tx.writes!r}")
-        return result
+        results = self._apply(tx, commands, now_ms)
+        if tx.writes != rehearsal.writes or results != expected:
+            raise AssertionError(f"{commands!r} had two outcomes: {expected!r} and {results!r}")
+        if tx.writes and all(isinstance(result, TqError) for result in results):
+            raise AssertionError(f"{commands!r} were refused but wrote {tx.writes!r}")
+        return results
 
     def read(self, look: Callable[[Any], T]) -> T:
         with self._lock:
@@ -66,6 +71,10 @@ class MemoryStore:
 
     def close(self) -> None:
         pass
+
+
+class _Culprit(Exception):
+    """One of a group's commands raised what is not a refusal."""
 
 
 class _MemoryTx:
@@ -134,7 +143,3 @@ class _MemorySpace:
 
     def count(self) -> int:
         return len(self._items)
-
-
-def _plain(result: Any) -> Any:
-    return (type(result), result.args) if isinstance(result, Exception) else result

@@ -83,6 +83,10 @@ class Request:
         return self.media_type in _JSON_TYPES
 
 
+class NoParameters(Struct, frozen=True, forbid_unknown_fields=True):
+    """The query string of a route that takes no parameters."""
+
+
 class Response(Struct, frozen=True):
     status: int
     body: bytes = b""

@@ -9,30 +9,73 @@ import base64
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Annotated, Any
+from urllib.parse import quote
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+from msgspec.structs import replace
 
+from tq import model
 from tq.errors import InvalidRequest
 from tq.model import Draft, Message
-from tq.web.exchange import JSON, Request, Response, decode
+from tq.web.exchange import JSON, NoParameters, Request, Response, decode
 
 NDJSON = "application/x-ndjson"
 MSGPACK = "application/msgpack"
 OCTETS = "application/octet-stream"
 
 MAX_BATCH = 10_000  # messages in one send, so that one batch does not hold up the others for long
+MAX_KEY_LENGTH = 120  # characters of an Idempotency-Key, which becomes a deduplication id
 MAX_TYPE_LENGTH = 255  # characters of a Content-Type that is kept; RFC 6838 allows 127 on each side of the slash
 
 
-class Envelope(Struct, frozen=True, forbid_unknown_fields=True):
+class Options(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a producer may say of a message beside its content. In a query string for content that is bytes."""
+
+    delay: (
+        Annotated[
+            float,
+            Meta(
+                ge=0, le=model.MAX_DELAY_S, description="Seconds before it can be received; else the queue's `delay`."
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    ttl: (
+        Annotated[
+            float,
+            Meta(gt=0, le=model.MAX_DELAY_S, description="Seconds after which it expires; else the queue's `ttl`."),
+        ]
+        | UnsetType
+    ) = UNSET
+    priority: Annotated[int, Meta(ge=0, le=model.MAX_PRIORITY, description="0 to 9; 9 is received first.")] = 0
+    group: (
+        Annotated[
+            str,
+            Meta(min_length=1, description="Messages of a group are received one at a time, in order. ≤ 128 bytes."),
+        ]
+        | UnsetType
+    ) = UNSET
+    dedup_id: (
+        Annotated[
+            str, Meta(min_length=1, description="A second send with it answers with the first one's id. ≤ 128 bytes.")
+        ]
+        | UnsetType
+    ) = UNSET
+
+
+class Envelope(Options, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What a producer says of one message."""
 
     content: Raw
+    headers: (
+        Annotated[dict[str, str], Meta(description="Strings that come back with the message, such as `traceparent`.")]
+        | UnsetType
+    ) = UNSET
 
 
-# --- in ---------------------------------------------------------------------------
+# --- in -------------------------------------------------------------
 
 _ONE = msgspec.json.Decoder(Envelope)
 _MANY = msgspec.json.Decoder(list[Envelope])
@@ -41,15 +84,21 @@ _MSGPACK = msgspec.msgpack.Decoder(Envelope | list[Envelope])
 
 def read_drafts(request: Request) -> tuple[Draft, ...]:
     """The messages in a send's body, by its Content-Type. Raises InvalidRequest."""
-    if request.has_json:
-        if is_array(request.body):
-            return _batch(map(_json_draft, decode(_MANY.decode, request.body)))
-        return (_json_draft(decode(_ONE.decode, request.body)),)
-    if request.media_type == NDJSON:
-        return _batch(_ndjson_drafts(request.body))
+    if not request.has_json and request.media_type not in (NDJSON, MSGPACK):
+        options = request.query_as(Options)
+        media_type = _kept_type(request.headers["Content-Type"])
+        return _with_key(request, (to_draft(request.body, media_type, options, UNSET, "query string: $"),))
+    request.query_as(NoParameters)
     if request.media_type == MSGPACK:
-        return _msgpack_drafts(request.body)
-    return (Draft(request.body, _kept_type(request.headers["Content-Type"])),)
+        drafts = _batch(_msgpack_drafts(request.body))
+    elif request.media_type == NDJSON:
+        drafts = _batch(_ndjson_drafts(request.body))
+    elif is_array(request.body):
+        envelopes = decode(_MANY.decode, request.body)
+        drafts = _batch(json_draft(envelope, f"$[{index}]") for index, envelope in enumerate(envelopes))
+    else:
+        drafts = (json_draft(decode(_ONE.decode, request.body), "$"),)
+    return _with_key(request, drafts)
 
 
 def is_batch(request: Request) -> bool:
@@ -64,6 +113,52 @@ def is_array(body: bytes) -> bool:
     return body.lstrip(b" \t\r\n")[:1] == b"["
 
 
+def to_draft(
+    content: bytes, media_type: str | None, options: Options, headers: dict[str, str] | UnsetType, place: str
+) -> Draft:
+    """Raises InvalidRequest for what is too long; `place` is where the message stands in the request."""
+    group = options.group or None
+    dedup_id = options.dedup_id or None
+    for name, text in (("group", group), ("dedup_id", dedup_id)):
+        if text is not None and len(_utf8(text, f"{place}.{name}")) > model.MAX_GROUP_BYTES:
+            raise InvalidRequest(f"More than {model.MAX_GROUP_BYTES} bytes - at `{place}.{name}`.")
+    if headers:
+        size = sum(len(_utf8(part, f"{place}.headers")) for item in headers.items() for part in item)
+        if size > model.MAX_HEADERS_BYTES:
+            raise InvalidRequest(f"More than {model.MAX_HEADERS_BYTES:,} bytes - at `{place}.headers`.")
+    return Draft(
+        content=content,
+        media_type=media_type,
+        delay_ms=None if options.delay is UNSET else round(options.delay * 1000),
+        ttl_ms=None if options.ttl is UNSET else max(1, round(options.ttl * 1000)),
+        priority=options.priority,
+        group=group,
+        dedup_id=dedup_id,
+        headers=headers or None,
+    )
+
+
+def _utf8(text: str, place: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidRequest(f"A lone surrogate - at `{place}`.") from error
+
+
+def _with_key(request: Request, drafts: tuple[Draft, ...]) -> tuple[Draft, ...]:
+    """An Idempotency-Key is the deduplication id of the messages that have none: of the n-th in a batch with `#n`."""
+    key = request.headers.get("Idempotency-Key")
+    if not key:
+        return drafts
+    if len(key) > MAX_KEY_LENGTH or not key.isascii():
+        raise InvalidRequest(f"Idempotency-Key has at most {MAX_KEY_LENGTH} ASCII characters.")
+    is_list = is_batch(request)
+    return tuple(
+        replace(draft, dedup_id=f"{key}#{index}" if is_list else key) if draft.dedup_id is None else draft
+        for index, draft in enumerate(drafts)
+    )
+
+
 def _batch(drafts: Iterable[Draft]) -> tuple[Draft, ...]:
     batch = tuple(drafts)
     if not 1 <= len(batch) <= MAX_BATCH:
@@ -75,27 +170,31 @@ def _ndjson_drafts(body: bytes) -> Iterator[Draft]:
     """One envelope on each line that is not blank. (`Decoder.decode_lines` takes one over many lines as well.)"""
     lines = [line for line in body.split(b"\n") if line.strip()]
     for index, line in enumerate(lines):
-        yield _json_draft(decode(_ONE.decode, line, f"$[{index}]"))
+        place = f"$[{index}]"
+        yield json_draft(decode(_ONE.decode, line, place), place)
 
 
-def _json_draft(envelope: Envelope) -> Draft:
-    return Draft(bytes(envelope.content))
+def json_draft(envelope: Envelope, place: str) -> Draft:
+    return to_draft(bytes(envelope.content), None, envelope, envelope.headers, place)
 
 
-def _msgpack_drafts(body: bytes) -> tuple[Draft, ...]:
+def _msgpack_drafts(body: bytes) -> Iterator[Draft]:
     try:
         decoded = _MSGPACK.decode(body)
         envelopes = decoded if isinstance(decoded, list) else [decoded]
-        return _batch(_msgpack_draft(msgspec.msgpack.decode(e.content)) for e in envelopes)
+        for index, envelope in enumerate(envelopes):
+            content, media_type = _from_msgpack(msgspec.msgpack.decode(envelope.content))
+            yield to_draft(content, media_type, envelope, envelope.headers, f"$[{index}]")
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidRequest(f"The body is not what its type says: {error}.") from error
 
 
-def _msgpack_draft(content: Any) -> Draft:
+def _from_msgpack(content: Any) -> tuple[bytes, str | None]:
+    """Content as it is stored, and its type where it is not JSON."""
     if isinstance(content, bytes):
-        return Draft(content, OCTETS)
+        return content, OCTETS
     _check_json(content)
-    return Draft(json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode())
+    return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode(), None
 
 
 def _check_json(value: Any) -> None:
@@ -124,36 +223,43 @@ def _kept_type(content_type: str) -> str:
 # --- out ---------------------------------------------------------------------------
 
 
-def one_message(request: Request, message: Message) -> Response:
+def one_message(request: Request, message: Message, queue: str | None = None) -> Response:
     """A message in the format that the client likes best; a message sent as bytes comes back as them."""
     offers = [JSON, NDJSON, MSGPACK]
     if message.media_type:
         offers.insert(0, message.media_type.partition(";")[0].strip().lower())
     chosen = choose(request.headers, offers)
     if chosen == MSGPACK:
-        return Response(200, msgspec.msgpack.encode(_msgpack_message(message)), MSGPACK)
+        return Response(200, msgspec.msgpack.encode(_msgpack_message(message, queue)), MSGPACK)
     if message.media_type and chosen == offers[0]:
-        return Response(200, message.content, message.media_type, _metadata(message))
+        return Response(200, message.content, message.media_type, _headers(message, queue))
     if chosen == NDJSON:
-        return Response(200, _line(message), NDJSON)
-    return Response(200, json_message(message), JSON)
+        return Response(200, _line(message, queue), NDJSON)
+    return Response(200, json_message(message, queue), JSON)
 
 
-def many_messages(request: Request, messages: tuple[Message, ...], extra: Mapping[str, Any] | None = None) -> Response:
+def many_messages(
+    request: Request,
+    messages: tuple[Message, ...],
+    extra: Mapping[str, Any] | None = None,
+    queue: str | None = None,
+) -> Response:
     """Messages as `{"messages": […], …extra}`, or one on a line. NDJSON has no room for `extra`."""
     chosen = choose(request.headers, [JSON, NDJSON, MSGPACK])
     if chosen == MSGPACK:
-        answer = {"messages": [_msgpack_message(message) for message in messages], **(extra or {})}
+        answer = {"messages": [_msgpack_message(message, queue) for message in messages], **(extra or {})}
         return Response(200, msgspec.msgpack.encode(answer), MSGPACK)
     if chosen == NDJSON:
-        return Response(200, b"".join(map(_line, messages)), NDJSON)
+        return Response(200, b"".join(_line(message, queue) for message in messages), NDJSON)
     tail = b"".join(
         b",%b:%b" % (msgspec.json.encode(name), msgspec.json.encode(value)) for name, value in (extra or {}).items()
     )
-    return Response(200, b'{"messages":[%b]%b}' % (b",".join(map(json_message, messages)), tail), JSON)
+    return Response(
+        200, b'{"messages":[%b]%b}' % (b",".join(json_message(message, queue) for message in messages), tail), JSON
+    )
 
 
-def json_message(message: Message) -> bytes:
+def json_message(message: Message, queue: str | None = None) -> bytes:
     """The message as a JSON object, its content spliced in as it came."""
     content, more = message.content, b""
     if message.media_type is not None:
@@ -163,22 +269,36 @@ def json_message(message: Message) -> bytes:
         except UnicodeDecodeError:
             content = b'"%b"' % base64.b64encode(content)
             more = b',"encoding":"base64"' + more
-    return b'{"id":%d,"content":%b%b,"sent_at":"%b","receive_count":%d%b}' % (
-        message.id,
-        content,
-        more,
-        timestamp(message.sent_at_ms).encode(),
-        message.receive_count,
-        b',"state":"%b"' % message.state.encode() if message.state else b"",
-    )
+    rest = msgspec.json.encode(metadata(message, queue))[1:]
+    return b'{"id":%d,"content":%b%b,%b' % (message.id, content, more, rest)
+
+
+def metadata(message: Message, queue: str | None = None) -> dict[str, Any]:
+    """What is told of a message beside its id and content; what does not apply is left out."""
+    shown: dict[str, Any] = {
+        "sent_at": timestamp(message.sent_at_ms),
+        "receive_count": message.receive_count,
+    }
+    if queue:
+        shown["queue"] = queue
+    if message.receipt:
+        shown["receipt"] = message.receipt
+    if message.visible_at_ms:
+        shown["visible_at"] = timestamp(message.visible_at_ms)
+    if message.expires_at_ms:
+        shown["expires_at"] = timestamp(message.expires_at_ms)
+    for name in ("priority", "group", "headers", "dead_letter", "state"):
+        if value := getattr(message, name):
+            shown[name] = value
+    return shown
 
 
 _LINE_ENDS = bytes.maketrans(b"\r\n", b"  ")
 
 
-def _line(message: Message) -> bytes:
+def _line(message: Message, queue: str | None = None) -> bytes:
     """The message on one line. JSON has line ends only between its tokens, where a space says the same."""
-    return json_message(message).translate(_LINE_ENDS) + b"\n"
+    return json_message(message, queue).translate(_LINE_ENDS) + b"\n"
 
 
 def timestamp(ms: int) -> str:
@@ -186,7 +306,7 @@ def timestamp(ms: int) -> str:
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(ms // 1000))}.{ms % 1000:03d}Z"
 
 
-def _msgpack_message(message: Message) -> dict[str, Any]:
+def _msgpack_message(message: Message, queue: str | None = None) -> dict[str, Any]:
     shown: dict[str, Any] = {"id": message.id, "content": message.content}
     if message.media_type is not None:
         shown["content_type"] = message.media_type
@@ -195,13 +315,7 @@ def _msgpack_message(message: Message) -> dict[str, Any]:
             shown["content"] = _from_json(message.content)
         except (msgspec.MsgspecError, OverflowError, RecursionError):
             shown |= {"content": message.content.decode(), "encoding": "json"}
-    shown |= {
-        "sent_at": timestamp(message.sent_at_ms),
-        "receive_count": message.receive_count,
-    }
-    if message.state:
-        shown["state"] = message.state
-    return shown
+    return {**shown, **metadata(message, queue)}
 
 
 def _from_json(content: bytes) -> Raw:
@@ -209,14 +323,17 @@ def _from_json(content: bytes) -> Raw:
     return Raw(msgspec.msgpack.encode(msgspec.json.decode(content)))
 
 
-def _metadata(message: Message) -> tuple[tuple[str, str], ...]:
-    metadata = (
-        ("Tq-Id", str(message.id)),
-        ("Tq-Sent-At", timestamp(message.sent_at_ms)),
-        ("Tq-Receive-Count", str(message.receive_count)),
-        ("Content-Security-Policy", "sandbox"),  # a message that is a page must not act as one of this server's
-    )
-    return (*metadata, ("Tq-State", message.state)) if message.state else metadata
+def _headers(message: Message, queue: str | None = None) -> tuple[tuple[str, str], ...]:
+    """The metadata as `Tq-*` headers: structures as JSON, and text that a header cannot carry percent-encoded."""
+    headers = [("Tq-Id", str(message.id))]
+    for name, value in metadata(message, queue).items():
+        text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+        headers.append(("Tq-" + name.title().replace("_", "-"), quote(text, safe=_HEADER_SAFE)))
+    headers.append(("Content-Security-Policy", "sandbox"))  # a page must not act as one of this server's
+    return tuple(headers)
+
+
+_HEADER_SAFE = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
 
 
 def choose(headers: Mapping[str, str], offers: list[str]) -> str:

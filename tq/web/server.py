@@ -22,7 +22,7 @@ from tornado import httputil, netutil
 from tornado.httpserver import HTTPServer
 
 from tq import __version__
-from tq.broker import Broker
+from tq.broker import Broker, Ticket
 from tq.errors import (
     EXIT_ADDRESS,
     HeadersTooLarge,
@@ -87,6 +87,7 @@ class Application(httputil.HTTPServerConnectionDelegate):
     async def stop(self) -> None:
         """Let requests in hand finish, and their answers leave, for `shutdown_seconds`; then run no more."""
         self.is_stopping = True
+        self.broker.stop_waiting()
         try:
             async with asyncio.timeout(self.settings.shutdown_seconds):
                 while self._in_hand:
@@ -109,6 +110,7 @@ class _Exchange(httputil.HTTPMessageDelegate):
         self._body_bytes = 0
         self._is_refused = False
         self._is_over = False  # the answer was given, or nobody is there to take it
+        self._ticket: Ticket | None = None
         self._is_released = False  # … and has left
 
     # --- in -------------------------------------------------------------
@@ -198,6 +200,8 @@ class _Exchange(httputil.HTTPMessageDelegate):
             self._respond(problem(InternalError()))
 
     def on_connection_close(self) -> None:
+        if self._ticket and not self._is_over:
+            self._ticket.cancel()
         self._is_over = True
         self._release()
 
@@ -223,7 +227,7 @@ class _Exchange(httputil.HTTPMessageDelegate):
         request = Request(self._method, path, query, self._headers, variables, b"".join(self._body))
         self._body.clear()
         asked = route.parse(request)
-        self._application.broker.submit(asked, lambda result: self._answer(route, request, result))
+        self._ticket = self._application.broker.submit(asked, lambda result: self._answer(route, request, result))
 
     def _answer(self, route: Route, request: Request, result: Any) -> None:
         if self._is_over:
@@ -233,6 +237,8 @@ class _Exchange(httputil.HTTPMessageDelegate):
             return
         try:
             self._respond(route.render(request, result))
+        except TqError as error:
+            self._respond(problem(error))
         except Exception:
             log.exception("%s %s could not be answered", self._method, self._target)
             self._respond(problem(InternalError()))

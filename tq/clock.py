@@ -1,0 +1,53 @@
+"""Time for timers: a clock that never jumps, kept beside the wall clock that does.
+
+Leases, delays and lifetimes must neither end early nor hang because somebody sets the clock. So timers run on a clock
+of their own: it starts at the wall clock's time and then counts real time (CLOCK_BOOTTIME, which goes on while the
+machine sleeps). When the wall clock jumps, only the *offset* between the two changes; it is stored, so that a restart
+knows it. When the wall clock was set back while the server was down, the timers' clock goes on from the latest time
+that was stored.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+JUMP_MS = 1_000  # a smaller difference is the wall clock being slewed
+
+
+def wall_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def elapsed_ms() -> int:
+    """Real time since some moment, never set and never going back."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
+
+
+class TimerClock:
+    """`now_ms()` never goes back; `offset_ms` is how far it is ahead of the wall clock."""
+
+    def __init__(
+        self,
+        latest_ms: int,
+        offset_ms: int,
+        wall_ms: Callable[[], int] = wall_ms,
+        elapsed_ms: Callable[[], int] = elapsed_ms,
+    ) -> None:
+        """`latest_ms` and `offset_ms` as they were last stored; zeros when they never were."""
+        self._wall_ms = wall_ms
+        self._elapsed_ms = elapsed_ms
+        self._base_ms = max(wall_ms() + offset_ms, latest_ms) - elapsed_ms()
+        self.offset_ms = offset_ms
+        self.follow()
+
+    def now_ms(self) -> int:
+        return self._base_ms + self._elapsed_ms()
+
+    def follow(self) -> bool:
+        """Look at the wall clock; True when it has jumped, and `offset_ms` changed with it."""
+        offset_ms = self.now_ms() - self._wall_ms()
+        if abs(offset_ms - self.offset_ms) < JUMP_MS:
+            return False
+        self.offset_ms = offset_ms
+        return True

@@ -1,0 +1,166 @@
+"""Looking: what queries answer, and how a message is shown. Nothing here changes anything."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from itertools import islice
+
+import msgspec
+
+from tq import codec, keys, model
+from tq.codec import CorruptRecord, MessageRecord
+from tq.errors import InvalidRequest, MessageNotFound, QueueDamaged
+from tq.lifecycle.group import Group, Queue
+from tq.lifecycle.places import key_in, locate, read, space_of
+
+
+class Page:
+    """Messages for one answer, until there are as many as asked for or as many bytes as fit."""
+
+    __slots__ = ("_bytes", "_limit", "messages")
+
+    def __init__(self, limit: int) -> None:
+        self.messages: list[model.Message] = []
+        self._limit = limit
+        self._bytes = 0
+
+    def add(self, message: model.Message) -> None:
+        self.messages.append(message)
+        self._bytes += len(message.content)
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.messages) >= self._limit or self._bytes >= model.MAX_PAGE_BYTES
+
+
+def show(
+    group: Group,
+    queue: Queue,
+    key: bytes,
+    record: MessageRecord,
+    state: model.State | None = None,
+    is_leased: bool = False,
+) -> model.Message:
+    """A message as clients see it; `record` has its whole body. Times that timers run on become the wall clock's."""
+    assert isinstance(record.body, bytes)
+    ahead_ms = group.now_ms - group.wall_ms() if record.due_at_ms or record.expires_at_ms else 0
+    return model.Message(
+        id=keys.sequence_of(key),
+        content=record.body,
+        media_type=record.media_type,
+        sent_at_ms=record.sent_at_ms,
+        receive_count=record.receive_count,
+        priority=keys.priority_of(key),
+        group=record.group,
+        headers=record.headers,
+        dead_letter=record.dead_letter,
+        attempt=record.attempt,
+        receipt=keys.receipt(queue.id, key, record.attempt) if is_leased else None,
+        visible_at_ms=record.due_at_ms - ahead_ms if record.due_at_ms else None,
+        expires_at_ms=record.expires_at_ms - ahead_ms if record.expires_at_ms else None,
+        state=state,
+    )
+
+
+def get_queue(group: Group, query: model.GetQueue) -> model.QueueInfo:
+    return describe(group, group.queue(query.name))
+
+
+def list_queues(group: Group, query: model.ListQueues) -> model.QueuePage:
+    prefix = query.prefix.encode()
+    start = max(prefix, query.after.encode() + b"\0" if query.after else b"")
+    found = group.tx.space(keys.QUEUES).scan(start, keys.after_prefix(prefix))
+    names = [key.decode() for key, _ in islice(found, query.limit + 1)]
+    page = names[: query.limit]
+    infos: list[model.QueueInfo] = []
+    for name in page:
+        with suppress(QueueDamaged):
+            infos.append(describe(group, group.queue(name)))
+    return model.QueuePage(tuple(infos), page[-1] if len(names) > query.limit else None)
+
+
+def get_totals(group: Group, _: model.GetTotals) -> model.Totals:
+    queues = ready = in_flight = delayed = blocked = 0
+    for _key, value in group.tx.space(keys.QUEUES).scan():
+        queues += 1
+        try:
+            record = codec.unpack_queue(value)
+        except CorruptRecord:
+            continue
+        ready += group.tx.space(keys.ready_space(record.id)).count()
+        in_flight += record.in_flight
+        delayed += record.delayed
+        blocked += record.blocked
+    return model.Totals(queues, model.Counts(ready, in_flight, delayed, blocked))
+
+
+def get_clock(group: Group, _: model.GetClock) -> model.Clock:
+    return codec.unpack_clock(group.tx.space(keys.META).get(keys.CLOCK))
+
+
+def describe(group: Group, queue: Queue) -> model.QueueInfo:
+    record = queue.record
+    return model.QueueInfo(
+        name=queue.name,
+        settings=record.settings,
+        created_at_ms=record.created_at_ms,
+        messages=model.Counts(queue.ready.count(), record.in_flight, record.delayed, record.blocked),
+        bytes=record.bytes,
+        oldest_message_age_ms=_oldest_age_ms(group, queue),
+        counters=msgspec.convert(record.counters, model.Counters),
+    )
+
+
+def _oldest_age_ms(group: Group, queue: Queue) -> int | None:
+    """How long ago the oldest of the next ready messages of each priority was sent."""
+    ages: list[int] = []
+    for rank in range(model.MAX_PRIORITY + 1):
+        for _, value in islice(queue.ready.scan(bytes([rank]), bytes([rank + 1])), 1):
+            with suppress(CorruptRecord):
+                ages.append(group.wall_ms() - codec.unpack_message(value).sent_at_ms)
+    return max(0, *ages) if ages else None
+
+
+def get_message(group: Group, query: model.GetMessage) -> model.Message:
+    queue = group.queue(query.queue)
+    for priority in range(model.MAX_PRIORITY + 1):
+        key = keys.message_key(query.id, priority)
+        found = locate(group, queue, key)
+        if found is not None:
+            state, value = found
+            with suppress(CorruptRecord):  # it will go to quarantine when its turn comes: there is nothing to show
+                return show(group, queue, key, read(group, queue, key, codec.unpack_message(value)), state)
+    raise MessageNotFound(f"There is no message {query.id} in the queue {query.queue!r}.")
+
+
+def peek(group: Group, query: model.Peek) -> model.MessagePage:
+    queue = group.queue(query.queue)
+    space = space_of(group, queue, query.state)
+    start, stop = b"", None
+    if query.state != "ready":
+        start = keys.queue_prefix(queue.id)
+        stop = keys.after_prefix(start)
+    if query.after:
+        start = key_in(queue, query.state, _parse_cursor(query.after)) + b"\0"
+    page = Page(query.limit)
+    found = space.scan(start, stop)
+    last = b""
+    for shared, value in found:
+        last = shared[-8:]
+        with suppress(CorruptRecord):
+            record = read(group, queue, last, codec.unpack_message(value))
+            page.add(show(group, queue, last, record, query.state))
+        if page.is_full:
+            break
+    more = next(found, None) is not None
+    return model.MessagePage(tuple(page.messages), last.hex() if more else None)
+
+
+def _parse_cursor(text: str) -> bytes:
+    try:
+        key = bytes.fromhex(text)
+    except ValueError:
+        key = b""
+    if len(key) != 8:
+        raise InvalidRequest(f"{text!r} is not a place to go on from - at `$.after`.")
+    return key

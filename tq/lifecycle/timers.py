@@ -1,0 +1,94 @@
+"""Time: what is due is done, a bounded number of entries at a time.
+
+`due` is the timer wheel: its keys begin with the time, so the first key is what is due next. It lies on disk with
+everything else, so a restart forgets no timer and reads none.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+
+from tq import codec, keys, model
+from tq.codec import CorruptRecord
+from tq.keys import DueKind
+from tq.lifecycle.group import Group, Queue
+from tq.lifecycle.places import come_back, displace, enter, expire, locate, quarantine
+from tq.model import State
+
+CLOCK_GRAIN_MS = 1_000  # how often the time is stored while nothing else happens
+
+
+def tick(group: Group, command: model.Tick) -> model.Ticked:
+    stop = (group.now_ms + 1).to_bytes(8)
+    for entry, value in list(islice(group.due.scan(b"", stop), command.limit)):
+        time_ms, kind, queue_id, key = keys.parse_due(entry)
+        group.due.delete(entry)
+        queue = group.find_by_id(queue_id)
+        if queue is None:
+            continue  # purged or deleted since
+        if kind is DueKind.LEASE:
+            _end_wait(group, queue, "in_flight", key, time_ms)
+        elif kind is DueKind.DELAY:
+            _end_wait(group, queue, "delayed", key, time_ms)
+        elif kind is DueKind.TTL:
+            _end_life(group, queue, key)
+        else:
+            _forget(group, queue, value.decode(), time_ms)
+    keep_time(group)
+    first = next(group.due.scan(), None)
+    return model.Ticked(keys.parse_due(first[0])[0] if first else None, dict(group.arrivals))
+
+
+def _end_wait(group: Group, queue: Queue, state: State, key: bytes, time_ms: int) -> None:
+    """A lease or a delay is over."""
+    found = locate(group, queue, key)
+    if found is None or found[0] != state:
+        return
+    try:
+        record = codec.unpack_message(found[1])
+    except CorruptRecord:
+        quarantine(group, queue, state, key, found[1])
+        return
+    if record.due_at_ms != time_ms:
+        return
+    displace(group, queue, state, key, record)
+    if state == "delayed":
+        enter(group, queue, key, record)
+    else:
+        queue.count("timed_out")
+        come_back(group, queue, key, record)
+
+
+def _end_life(group: Group, queue: Queue, key: bytes) -> None:
+    """A message's time to live is over. One in flight is left to its consumer; it expires when it comes back."""
+    found = locate(group, queue, key)
+    if found is None or found[0] == "in_flight":
+        return
+    state, value = found
+    try:
+        record = codec.unpack_message(value)
+    except CorruptRecord:
+        quarantine(group, queue, state, key, value)
+        return
+    displace(group, queue, state, key, record)
+    expire(group, queue, key, record)
+
+
+def _forget(group: Group, queue: Queue, dedup_id: str, time_ms: int) -> None:
+    dedup = group.tx.space(keys.DEDUP)
+    key = keys.dedup_key(queue.id, dedup_id)
+    value = dedup.get(key)
+    if value is not None and codec.unpack_dedup(value)[1] == time_ms:
+        dedup.delete(key)
+
+
+def keep_time(group: Group) -> None:
+    """Store how late it is, so that time does not go back when the wall clock does while the server is down."""
+    meta = group.tx.space(keys.META)
+    clock = codec.unpack_clock(meta.get(keys.CLOCK))
+    if group.now_ms - clock.latest_ms >= CLOCK_GRAIN_MS:
+        meta.put(keys.CLOCK, codec.pack_clock(model.Clock(group.now_ms, clock.offset_ms)))
+
+
+def set_clock(group: Group, command: model.SetClock) -> None:
+    group.tx.space(keys.META).put(keys.CLOCK, codec.pack_clock(model.Clock(group.now_ms, command.offset_ms)))
