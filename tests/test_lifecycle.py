@@ -445,3 +445,14 @@ def test_lifecycle_can_see_no_clock_and_no_chance(path: Path) -> None:
     assert {name if not name.startswith("tq.") else "tq" for name in found if name} <= allowed
     called = {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
     assert not called & {"open", "print", "input", "id", "hash", "eval", "exec", "__import__", "globals"}
+
+
+def test_a_cancel_of_a_damaged_message_is_refused_and_writes_nothing(engine: Store) -> None:
+    fill(engine, b"one")
+    run(engine, change(keys.ready_space(1), keys.message_key(1), flip(3)))
+    before = engine.read(dump)
+    assert isinstance(run(engine, model.Cancel("q", 1)), errors.MessageNotFound)
+    assert engine.read(dump) == before
+    assert run(engine, Receive(("q",))).quarantined == (1,)
+    while run(engine, PurgeQueue("q")) or run(engine, Sweep(100)):
+        pass

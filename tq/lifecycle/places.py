@@ -104,13 +104,10 @@ def leave_group(group: Group, queue: Queue, prefix: bytes, key: bytes) -> None:
     following = first[0][len(prefix) :]
     groups.put(prefix, following)
     value = group.tx.space(keys.BLOCKED).get(keys.shared_key(queue.id, following)) or b""
-    try:
-        record = codec.unpack_message(value)
-    except CorruptRecord:
-        quarantine(group, queue, "blocked", following, value)
-        return
-    displace(group, queue, "blocked", following, record)
-    enter(group, queue, following, record)
+    record = read_or_set_aside(group, queue, "blocked", following, value)
+    if record is not None:
+        displace(group, queue, "blocked", following, record)
+        enter(group, queue, following, record)
 
 
 def enter(group: Group, queue: Queue, key: bytes, record: MessageRecord) -> None:
@@ -204,6 +201,15 @@ def settle_in(group: Group, queue: Queue, key: bytes, record: MessageRecord, pie
         group.chunks.put(keys.chunk_key(queue.id, key, number), piece)
     if record.expires_at_ms:
         group.due.put(keys.due_key(record.expires_at_ms, DueKind.TTL, queue.id, key), b"")
+
+
+def read_or_set_aside(group: Group, queue: Queue, state: State, key: bytes, value: bytes) -> MessageRecord | None:
+    """A message's record, or None for one that is damaged and goes to quarantine. Not for what may still be refused."""
+    try:
+        return codec.unpack_message(value)
+    except CorruptRecord:
+        quarantine(group, queue, state, key, value)
+        return None
 
 
 def quarantine(group: Group, queue: Queue, state: State, key: bytes, value: bytes) -> None:

@@ -17,7 +17,7 @@ from tq.codec import CorruptRecord, MessageRecord
 from tq.errors import MessageTooLarge, QueueFull
 from tq.keys import DueKind
 from tq.lifecycle.group import Group, Queue
-from tq.lifecycle.places import displace, finish, quarantine, settle_new
+from tq.lifecycle.places import displace, finish, read_or_set_aside, settle_new
 
 MAX_DROPPED = 10_000  # by one send to a full queue that drops its oldest
 
@@ -133,13 +133,10 @@ def _drop(group: Group, queue: Queue, key: bytes) -> None:
     value = queue.ready.get(key)
     if value is None:
         return
-    try:
-        record = codec.unpack_message(value)
-    except CorruptRecord:
-        quarantine(group, queue, "ready", key, value)
-        return
-    displace(group, queue, "ready", key, record)
-    finish(group, queue, key, record, "dropped")
+    record = read_or_set_aside(group, queue, "ready", key, value)
+    if record is not None:
+        displace(group, queue, "ready", key, record)
+        finish(group, queue, key, record, "dropped")
 
 
 def _store(group: Group, queue: Queue, draft: model.Draft) -> int:

@@ -20,7 +20,6 @@ from tq.lifecycle.places import (
     locate,
     move,
     place,
-    quarantine,
 )
 from tq.lifecycle.sending import carry_out, make_plan
 
@@ -104,8 +103,7 @@ def cancel(group: Group, command: model.Cancel) -> None:
         try:
             record = codec.unpack_message(value)
         except CorruptRecord:
-            quarantine(group, queue, state, key, value)
-            break
+            break  # it will go to quarantine when its turn comes: what is refused writes nothing
         displace(group, queue, state, key, record)
         finish(group, queue, key, record, "cancelled")
         return

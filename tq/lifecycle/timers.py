@@ -9,10 +9,9 @@ from __future__ import annotations
 from itertools import islice
 
 from tq import codec, keys, model
-from tq.codec import CorruptRecord
 from tq.keys import DueKind
 from tq.lifecycle.group import Group, Queue
-from tq.lifecycle.places import come_back, displace, enter, expire, locate, quarantine
+from tq.lifecycle.places import come_back, displace, enter, expire, locate, read_or_set_aside
 from tq.model import State
 
 CLOCK_GRAIN_MS = 1_000  # how often the time is stored while nothing else happens
@@ -44,12 +43,8 @@ def _end_wait(group: Group, queue: Queue, state: State, key: bytes, time_ms: int
     found = locate(group, queue, key)
     if found is None or found[0] != state:
         return
-    try:
-        record = codec.unpack_message(found[1])
-    except CorruptRecord:
-        quarantine(group, queue, state, key, found[1])
-        return
-    if record.due_at_ms != time_ms:
+    record = read_or_set_aside(group, queue, state, key, found[1])
+    if record is None or record.due_at_ms != time_ms:
         return
     displace(group, queue, state, key, record)
     if state == "delayed":
@@ -65,13 +60,10 @@ def _end_life(group: Group, queue: Queue, key: bytes) -> None:
     if found is None or found[0] == "in_flight":
         return
     state, value = found
-    try:
-        record = codec.unpack_message(value)
-    except CorruptRecord:
-        quarantine(group, queue, state, key, value)
-        return
-    displace(group, queue, state, key, record)
-    expire(group, queue, key, record)
+    record = read_or_set_aside(group, queue, state, key, value)
+    if record is not None:
+        displace(group, queue, state, key, record)
+        expire(group, queue, key, record)
 
 
 def _forget(group: Group, queue: Queue, dedup_id: str, time_ms: int) -> None:
