@@ -296,6 +296,7 @@ class Oracle:
         moved = OracleMessage(self._new_id(target), message.draft, message.sent_at_ms, origin=origin)
         moved.expires_ms = self._now_ms + ttl_ms if ttl_ms else 0
         self._come(target, moved, 0)
+        target.counters["sent"] += 1
         return True
 
     def _back(self, queue: OracleQueue, message: OracleMessage, delay_ms: int = 0) -> None:

@@ -173,6 +173,7 @@ def move(group: Group, queue: Queue, key: bytes, record: MessageRecord, to: str,
     )
     finish(group, queue, key, record, "dead_lettered" if reason else "redriven")
     settle_new(group, target, keys.priority_of(key), moved, pieces)
+    target.count("sent")
     return True
 
 
