@@ -37,7 +37,7 @@ from collections.abc import Callable, Iterable, Iterator
 from hashlib import blake2b
 from itertools import accumulate, pairwise
 from operator import attrgetter
-from typing import Literal
+from typing import Literal, Protocol
 
 from msgspec import Struct
 
@@ -80,6 +80,15 @@ class History(Struct, frozen=True):
     left: dict[str, tuple[Message, ...]] = {}
 
 
+class Interval(Protocol):
+    """When a request was under way."""
+
+    @property
+    def invoked(self) -> int: ...
+    @property
+    def returned(self) -> int: ...
+
+
 class Recorder:
     """Collects a history. Any thread may record; the rest is one thread's."""
 
@@ -100,7 +109,11 @@ def digest(content: bytes) -> str:
 
 def check(history: History) -> list[str]:
     """Every broken promise, one sentence each; empty when all were kept."""
-    found = list(_unanswered(history))
+    found = [
+        f"queue {operation.queue}: a {operation.operation} of {operation.client} failed without any kill."
+        for operation in history.operations
+        if operation.outcome == "unknown" and not is_cut_off(operation, history.kills)
+    ]
     for name in sorted({operation.queue for operation in history.operations} | history.left.keys()):
         view = _view(history, name)
         for rule in _RULES:
@@ -108,10 +121,14 @@ def check(history: History) -> list[str]:
     return found
 
 
-def _unanswered(history: History) -> Iterator[str]:
-    for operation in (o for o in history.operations if o.outcome == "unknown"):
-        if not any(kill.sent <= operation.returned and operation.invoked <= kill.back for kill in history.kills):
-            yield f"queue {operation.queue}: a {operation.operation} of {operation.client} failed without any kill."
+def is_cut_off(request: Interval, kills: Iterable[Kill]) -> bool:
+    """Whether a kill explains that the request has no answer."""
+    return any(kill.sent <= request.returned and request.invoked <= kill.back for kill in kills)
+
+
+def may_have_acted(request: Interval, kills: Iterable[Kill]) -> bool:
+    """Whether the server was alive at any moment of a request without answer."""
+    return not any(kill.dead < request.invoked <= kill.back for kill in kills)
 
 
 # --- one queue ---------------------------------------------------------------------------
@@ -144,11 +161,7 @@ def _view(history: History, queue: str) -> _View:
     return _View(
         sends=tuple(o for o in mine if o.operation == "send"),
         receives=(*(o for o in receives if o.outcome == "ok"), end),
-        cut_off=tuple(
-            o
-            for o in receives
-            if o.outcome == "unknown" and not any(k.dead < o.invoked <= k.back for k in history.kills)
-        ),
+        cut_off=tuple(o for o in receives if o.outcome == "unknown" and may_have_acted(o, history.kills)),
     )
 
 
@@ -201,11 +214,17 @@ def _reused_ids(view: _View) -> Iterator[str]:
 # --- order -------------------------------------------------------------
 
 
-class _Span(Struct, frozen=True):
+class Span(Struct, frozen=True):
     """A request with the ids it is known to have moved, of which there is at least one."""
 
-    request: Operation
+    client: str
+    invoked: int
+    returned: int
     ids: tuple[int, ...]
+
+
+def _span(request: Operation, ids: tuple[int, ...]) -> Span:
+    return Span(request.client, request.invoked, request.returned, ids)
 
 
 def _sends_out_of_order(view: _View) -> Iterator[str]:
@@ -215,30 +234,33 @@ def _sends_out_of_order(view: _View) -> Iterator[str]:
         for before, after in pairwise(numbers):
             if before >= after:
                 yield f"in a batch of {send.client} the id {after} follows {before}."
-    for earlier, later in _overtaken(_Span(send, numbers) for send, numbers in known if numbers):
+    for earlier, later in overtaken(_span(send, numbers) for send, numbers in known if numbers):
         yield (
-            f"{later.request.client} was given the id {min(later.ids)} by a send that began "
-            f"after the one by which {earlier.request.client} was given {max(earlier.ids)}."
+            f"{later.client} was given the id {min(later.ids)} by a send that began "
+            f"after the one by which {earlier.client} was given {max(earlier.ids)}."
         )
 
 
 def _receives_out_of_order(view: _View) -> Iterator[str]:
-    spans = (_Span(r, tuple(m.id for m in r.messages if m.id is not None)) for r in view.receives if r.messages)
-    for earlier, later in _overtaken(spans):
-        if earlier.request.client != later.request.client:
+    spans = (_span(r, tuple(m.id for m in r.messages if m.id is not None)) for r in view.receives if r.messages)
+    for earlier, later in overtaken(spans):
+        if earlier.client != later.client:
             yield (
-                f"out of order: {later.request.client} received message {min(later.ids)} by a receive that began "
-                f"after the one by which {earlier.request.client} had received {max(earlier.ids)}."
+                f"out of order: {later.client} received message {min(later.ids)} by a receive that began "
+                f"after the one by which {earlier.client} had received {max(earlier.ids)}."
             )
 
 
-def _overtaken(spans: Iterable[_Span]) -> Iterator[tuple[_Span, _Span]]:
-    """Pairs where the first returned before the second was invoked and has a greater id: one for each second."""
-    begun = sorted(spans, key=attrgetter("request.invoked"))
-    ended = iter(sorted(begun, key=attrgetter("request.returned")))
+def overtaken(spans: Iterable[Span], others: Iterable[Span] | None = None) -> Iterator[tuple[Span, Span]]:
+    """Pairs where the first returned before the second was invoked and has a greater id: one for each second.
+
+    The second is one of `spans`, the first one of the `others`, or also of `spans` where there are none.
+    """
+    begun = sorted(spans, key=attrgetter("invoked"))
+    ended = iter(sorted(begun if others is None else others, key=attrgetter("returned")))
     candidate, greatest = next(ended, None), None
     for span in begun:
-        while candidate and candidate.request.returned < span.request.invoked:
+        while candidate and candidate.returned < span.invoked:
             greatest = candidate if greatest is None or max(candidate.ids) > max(greatest.ids) else greatest
             candidate = next(ended, None)
         if greatest and max(greatest.ids) > min(span.ids):
