@@ -341,10 +341,10 @@ def _leased_twice(view: _View) -> Iterator[str]:
         for held, later in pairwise(life.held):
             if later.request.returned < held.known_end()[0] - GRAIN_NS:
                 yield f"leased twice: {later} came while {held} lasted."
-    receipts = Counter(lease.receipt for request in view.requests for lease in request.leases)
-    for receipt, times in receipts.items():
+    receipts = Counter((lease.queue, lease.receipt) for request in view.requests for lease in request.leases)
+    for (queue, receipt), times in receipts.items():
         if times > 1:
-            yield f"the receipt {receipt} was given {times} times."
+            yield f"the receipt {receipt} of {queue} was given {times} times."
 
 
 def _stale_receipts(view: _View) -> Iterator[str]:
