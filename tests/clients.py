@@ -77,6 +77,7 @@ class Client(threading.Thread, ABC):
     def __init__(self, name: str, seed: int, place: Place) -> None:
         super().__init__(name=name, daemon=True)
         self.failure: BaseException | None = None
+        self.path = ""  # of the request that is under way
         self.chance = random.Random(f"{seed} {name}")
         self._place = place
         self._sent = 0
@@ -116,6 +117,7 @@ class Client(threading.Thread, ABC):
         invoked = self._place.begin(generation)
         if not invoked:
             return False
+        self.path = request.path
         try:
             connection.request(request.method, request.path, request.body, {"Content-Type": request.media_type})
             response = connection.getresponse()
@@ -123,6 +125,7 @@ class Client(threading.Thread, ABC):
             status = response.status
         except (OSError, http.client.HTTPException):
             pass  # whether any of it reached the server is not asked: it counts as possible
+        self.path = ""
         self.learn(request, Answer(invoked, monotonic_ns(), status if status < 500 else 0, body))
         return status > 0
 

@@ -32,6 +32,8 @@ ROUND_MESSAGES = 60  # sent and removed at least, before most kills
 ROUND_ACKS = 25
 EARLY_KILLS = 0.2  # of them do not wait for that
 MAX_PAUSE_S = 0.2  # and then the kill comes at a moment within this
+AIMED_KILLS = 0.5  # of them wait for a transaction to be under way, which takes about as long as MAX_AIM_S
+MAX_AIM_S = 0.01
 
 ENOUGH = {
     "acks: ok": 12,
@@ -82,7 +84,13 @@ def suffer(data_dir: Path | str, rounds: int, seed: int) -> Suffered:
                     is_early = number > 0 and chance.random() < EARLY_KILLS
                     if not is_early:
                         work(recorder, requests, clients)
-                    fallen = kill(server, chance.uniform(0, MAX_PAUSE_S))
+                    time.sleep(chance.uniform(0, MAX_PAUSE_S))
+                    if chance.random() < AIMED_KILLS:
+                        wait_until(lambda: any(client.path == "/transactions" for client in clients), 60)
+                        time.sleep(chance.uniform(0, MAX_AIM_S))
+                    sent = monotonic_ns()
+                    server.kill()
+                    fallen = sent, monotonic_ns()
                 else:
                     end(place, clients)
                     left = removing.remove_all(server)
@@ -116,14 +124,6 @@ def work(recorder: Recorder, requests: list[Request], clients: Sequence[Client])
         ),
         60,
     )
-
-
-def kill(server: Server, pause_s: float) -> tuple[int, int]:
-    """Kill the server after a pause; when it was sent and had effect."""
-    time.sleep(pause_s)
-    sent = monotonic_ns()
-    server.kill()
-    return sent, monotonic_ns()
 
 
 def end(place: Place, clients: Sequence[Client]) -> None:
