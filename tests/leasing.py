@@ -27,8 +27,7 @@ QUEUES: dict[str, dict[str, Any]] = {"dead": {}, "made": {}, "jobs": DEAD_LETTER
 LEASERS = 6
 MAX_OPEN = 40  # messages that a client has sent and nobody acknowledged, about: more would wait too long for their turn
 MAX_HELD = 12  # receipts in a client's hands
-SHORT_MS, LONG_MS = (150, 500), (2_000, 3_000)  # leases: some are over before their turn, some outlive many a kill
-DELAYS_MS = (50, 500)
+SHORT_MS, LONG_MS = (150, 500), (2_000, 3_000)  # leases and delays: some end between two kills, some outlive them
 GROUP_SIZE = 10  # so many in a row from each client
 DRAIN_SECONDS = 10  # without any message, several times the longest lease
 
@@ -129,7 +128,7 @@ class Leaser(Client):
         if queue == "grouped" and self.chance.random() < 0.9:
             group = fields["group"] = f"group {self._sent // GROUP_SIZE}"
         if queue != "made" and self.chance.random() < 0.15:
-            delay_ms = self.chance.randint(*DELAYS_MS)
+            delay_ms = self._time_ms(SHORT_MS if group else LONG_MS)
             fields["delay"] = delay_ms / 1000
         if is_repeatable:
             fields["dedup_id"] = f"{self.name} {self._sent}"
@@ -138,7 +137,7 @@ class Leaser(Client):
 
     def _receive(self) -> Asked:
         queues = tuple(self.chance.choices(list(QUEUES), (1, 1, 2, 2), k=self.chance.choice((1, 1, 3))))
-        lease_ms = self.chance.randint(*self.chance.choice((SHORT_MS, SHORT_MS, LONG_MS)))
+        lease_ms = self._time_ms(SHORT_MS, SHORT_MS, LONG_MS)
         return lease(tuple(dict.fromkeys(queues)), self.chance.choice((1, 1, 2, 5)), lease_ms, 0.1)
 
     def _settle(self) -> Asked:
@@ -159,9 +158,11 @@ class Leaser(Client):
         if kind == "ack":
             return Step("ack", queue, receipt)
         if kind == "extend":
-            lease_ms = self.chance.randint(*self.chance.choice((SHORT_MS, LONG_MS)))
-            return Step("extend", queue, receipt, lease_ms * MS)
-        return Step("release", queue, receipt, self.chance.choice((0, self.chance.randint(*DELAYS_MS))) * MS)
+            return Step("extend", queue, receipt, self._time_ms(SHORT_MS, LONG_MS) * MS)
+        return Step("release", queue, receipt, self.chance.choice((0, self._time_ms(SHORT_MS, LONG_MS))) * MS)
+
+    def _time_ms(self, *ranges: tuple[int, int]) -> int:
+        return self.chance.randint(*self.chance.choice(ranges))
 
     def _transact(self, steps: list[Step]) -> Asked:
         drafts = [self._draft("made") for _ in range(self.chance.choice((1, 1, 2)))]
