@@ -22,22 +22,22 @@ CLOCK_GRAIN_MS = 1_000
 
 
 class Oracle:
-    """`run` a group of commands, or ask a query, and get the results or the TqErrors they are refused with."""
+    """`ask` a command or a query, and get the result or the TqError it is refused with."""
 
-    def __init__(self, max_queues: int, max_garbage: int, max_page_bytes: int) -> None:
+    def __init__(self, max_queues: int, max_garbage: int, max_page_bytes: int, max_skipped: int) -> None:
         self.queues: dict[str, OracleQueue] = {}
         self._garbage: dict[int, list[list[tuple[Any, ...]]]] = {}  # of each record in a place: what is due for it
         self._places = 0
         self._max_queues = max_queues
         self._max_garbage = max_garbage
         self._max_page_bytes = max_page_bytes
+        self._max_skipped = max_skipped
         self._due: dict[tuple[int, int, int, Key], str] = {}
         self._arrivals: CounterDict[str] = CounterDict()
         self._latest_ms = self._offset_ms = self._now_ms = 0
 
-    def run(self, commands: Sequence[model.Command], now_ms: int) -> list[Any]:
+    def begin_group(self) -> None:
         self._arrivals = CounterDict()
-        return [self.ask(command, now_ms) for command in commands]
 
     def ask(self, request: model.Command | model.Query, now_ms: int) -> Any:
         self._now_ms = now_ms
@@ -378,17 +378,20 @@ class Oracle:
         return message.id
 
     def _receive(self, command: model.Receive) -> model.Received:
+        is_cut_short = False
         for queue in [self._find(name) for name in command.queues]:
-            messages = () if queue.settings.paused else self._take(queue, command)
-            if messages:
-                return model.Received(messages, queue.name)
-        return model.Received()
+            if not queue.settings.paused:
+                messages, is_cut_short_here = self._take(queue, command)
+                if messages:
+                    return model.Received(messages, queue.name, (), is_cut_short_here)
+                is_cut_short = is_cut_short or is_cut_short_here
+        return model.Received((), "", (), is_cut_short)
 
-    def _take(self, queue: OracleQueue, command: model.Receive) -> tuple[model.Message, ...]:
+    def _take(self, queue: OracleQueue, command: model.Receive) -> tuple[tuple[model.Message, ...], bool]:
         page: list[OracleMessage] = []
         over: list[OracleMessage] = []
         for message in queue.of("ready"):
-            if len(page) < command.limit and not self._is_full(page):
+            if len(page) < command.limit and not self._is_full(page) and len(over) < self._max_skipped:
                 (over if self._is_over(message) else page).append(message)
         shown: list[model.Message] = []
         for message in page:
@@ -405,7 +408,7 @@ class Oracle:
                 shown.append(self._show(message, receipt=receipt_of(queue, message)))
         for message in over:
             self._expire(queue, message)
-        return tuple(shown)
+        return tuple(shown), len(over) == self._max_skipped
 
     def _unreceive(self, command: model.Unreceive) -> None:
         queue = self._find(command.queue)
