@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -17,8 +17,8 @@ from tq.errors import all_errors
 from tq.model import Counters, QueueSettings
 from tq.settings import Settings
 from tq.web import ROUTES
-from tq.web.formats import Envelope
-from tq.web.native import ReceiveParameters
+from tq.web.router import Router
+from tq.web.shapes import Envelope, ReceiveParameters
 
 API = (ROOT / "docs/api.md").read_text()
 OPERATIONS = (ROOT / "docs/operations.md").read_text()
@@ -73,6 +73,17 @@ class Shell:
 MARK = "--end-of-command--"
 
 
+def requested(command: str) -> Iterator[tuple[str, str]]:
+    """Method and path of the routes that a command's curls ask for."""
+    for curl in command.split("curl ")[1:]:
+        path = re.search(r"http://localhost:8000(/[^\s?'\")]*)", curl)
+        method = re.search(r"-X (\w+)", curl)
+        assert path, command
+        is_post = re.search(r" (-d|--data-binary) ", curl)
+        route = Router(ROUTES).find(path[1])[0].route(method[1] if method else "POST" if is_post else "GET")
+        yield route.method, route.path
+
+
 @pytest.mark.parametrize("document", ["README.md", "docs/api.md"])
 def test_examples_are_what_happens(document: str, start: Callable[..., Server]) -> None:
     if not shutil.which("curl"):
@@ -92,8 +103,13 @@ def test_examples_are_what_happens(document: str, start: Callable[..., Server]) 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")
 def test_every_route_is_documented(route) -> None:
     table = API.partition("## ")[0]
-    assert f"`{route.method} {route.path}`" in table
-    assert re.search(r"curl [^\n]*" + re.sub(r"\\{\w+\\}", r"[^/'? ]+", re.escape(route.path)), API)
+    row = next(line for line in table.splitlines() if f"`{route.method} {route.path}`" in line)
+    assert {str(status) for status in route.answers} <= set(re.findall(r"\b\d{3}\b", row))
+
+
+def test_every_route_has_an_example_that_shows_its_answer() -> None:
+    shown = {asked for command, output in console_examples(API) if output for asked in requested(command)}
+    assert {(route.method, route.path) for route in ROUTES} - shown == set()
 
 
 @pytest.mark.parametrize("error", all_errors(), ids=lambda error: error.__name__)

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.harness import Reply, Server, findings
-from tq.model import Query
+from tq.model import Command
 from tq.web import ROUTES
 
 MAX_BODY = 256 * 1024
@@ -336,7 +336,7 @@ METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "TRACE", "CONNECT", 
 ALLOWED: dict[str, set[str]] = {}
 for _route in ROUTES:
     ALLOWED.setdefault(re.sub(r"{\w+}", "1", _route.path), {"OPTIONS"}).add(_route.method)
-    if _route.method == "GET" and issubclass(get_type_hints(_route.parse)["return"], Query):
+    if _route.method == "GET" and not issubclass(get_type_hints(_route.ask)["return"], Command):
         ALLOWED[re.sub(r"{\w+}", "1", _route.path)].add("HEAD")
 
 

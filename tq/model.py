@@ -13,6 +13,7 @@ from typing import Annotated, ClassVar, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 MAX_SEQUENCE = (1 << 56) - 1  # of a message in its queue; nobody will get there
+QUEUE_NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,79}"  # what a queue may be called, as a regular expression
 MAX_QUEUES = 10_000  # each open sub-database makes every transaction 4 ns slower
 MAX_MESSAGE_BYTES = 128 * 1024 * 1024  # what 65,536 chunks can hold, rounded down to a power of two
 MAX_PAGE = 1_000  # messages or queues in one answer

@@ -11,9 +11,10 @@ from collections import Counter
 from tq import codec, keys
 from tq.codec import CorruptRecord, QueueRecord
 from tq.errors import InvalidQueueName, QueueDamaged, QueueNotFound
+from tq.model import QUEUE_NAME
 from tq.store import Space, Tx
 
-_QUEUE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+_QUEUE_NAME = re.compile(QUEUE_NAME)
 
 
 class Queue:

@@ -1,8 +1,9 @@
 """One HTTP exchange as plain data: what a route is given and what it gives back.
 
-A route is a pair of functions, `parse(request)`, which makes a command or query, and `render(request, result)`, which
-makes the response. Neither sees a socket. Whoever drives them (`web.server`) reads the request, submits, and writes
-the response.
+A route is a pair of functions, `ask(request)`, which makes a command or query, and `render(request, result)`, which
+makes the response. Neither sees a socket. Whoever drives them (`web.server`) reads the request, calls `parse`,
+submits, renders, and writes the response. The row of a route says all that it takes and gives: requests are decoded
+with the shapes that it names, and the OpenAPI document is made of the rows.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from tq.model import Command, Query
 T = TypeVar("T")
 
 JSON = "application/json"
+ANY = "*/*"
 PROBLEM = "application/problem+json"  # RFC 9457
 
 # What `curl -d` sends unasked is the form type; its users mean JSON.
@@ -27,9 +29,12 @@ _JSON_TYPES = ("", JSON, "application/x-www-form-urlencoded")
 
 
 class Request:
-    """A request that was read to its end. `params` are the variables of the route's path, percent-decoded."""
+    """A request that was read to its end. `params` are the variables of the route's path, percent-decoded.
 
-    __slots__ = ("_query", "body", "headers", "method", "params", "path")
+    `asked` is its query string and `told` its JSON body, in the shapes that the route names.
+    """
+
+    __slots__ = ("_query", "asked", "body", "headers", "method", "params", "path", "told")
 
     def __init__(
         self,
@@ -46,6 +51,8 @@ class Request:
         self.headers = headers
         self.params = params
         self.body = body
+        self.asked: Any = None
+        self.told: Any = None
 
     @property
     def media_type(self) -> str:
@@ -66,7 +73,9 @@ class Request:
         return fields
 
     def query_as(self, shape: type[T]) -> T:
-        """The query string as a struct, numbers read from their digits. Raises InvalidRequest."""
+        """The query string as a struct of optional fields, numbers read from digits. Raises InvalidRequest."""
+        if not self._query:
+            return shape()
         try:
             return msgspec.convert(self.query(), shape, strict=False)
         except msgspec.ValidationError as error:
@@ -94,17 +103,52 @@ class Response(Struct, frozen=True):
     headers: tuple[tuple[str, str], ...] = ()
 
 
-Parse = Callable[[Request], Command | Query]
+class Problem(Struct, frozen=True):
+    """RFC 9457, with a `code` for programs."""
+
+    type: str
+    title: str
+    status: int
+    code: str
+    detail: str
+
+
+Ask = Callable[[Request], Command | Query | Response]
 Render = Callable[[Request, Any], Response]
 
 
+class Answer(Struct, frozen=True):
+    """One status that a route answers with: the shape of the body by media type, and the headers that matter."""
+
+    content: Mapping[str, Any] = {}
+    headers: Mapping[str, Any] = {}
+
+
 class Route(Struct, frozen=True):
-    """One row of the route table. A segment of `path` in braces is a variable."""
+    """One row of the route table. A segment of `path` in braces is a variable.
+
+    `body` is the shape of a JSON body; `bodies` are those, by media type, that `ask` reads by itself. `errors` are
+    those of its own: what any request, any command or any query may meet is added by `web.openapi`.
+    """
 
     method: str
     path: str
-    parse: Parse
+    ask: Ask
     render: Render
+    answers: Mapping[int, Answer] = {}
+    query: type[Struct] = NoParameters
+    body: type[Struct] | None = None
+    is_body_optional: bool = False  # when it is empty, all fields have their defaults
+    bodies: Mapping[str, Any] = {}
+    headers: Mapping[str, Any] = {}
+    errors: tuple[type[TqError], ...] = ()
+
+    def parse(self, request: Request) -> Command | Query | Response:
+        """What is asked for, or the response when nobody need be asked. Raises the TqErrors of the row."""
+        request.asked = request.query_as(self.query)
+        if self.body is not None:
+            request.told = self.body() if self.is_body_optional and not request.body else request.json_as(self.body)
+        return self.ask(request)
 
 
 def json_response(status: int, value: Any, headers: tuple[tuple[str, str], ...] = ()) -> Response:
@@ -115,13 +159,7 @@ def problem(error: TqError, headers: tuple[tuple[str, str], ...] = ()) -> Respon
     """An error as RFC 9457 says it, with the machine's `code`."""
     if error.retry_after_s is not None:
         headers = (*headers, ("Retry-After", str(error.retry_after_s)))
-    body = {
-        "type": "about:blank",
-        "title": error.title,
-        "status": error.status,
-        "code": error.code,
-        "detail": error.detail,
-    }
+    body = Problem("about:blank", error.title, error.status, error.code, error.detail)
     return Response(error.status, msgspec.json.encode(body), PROBLEM, headers)
 
 

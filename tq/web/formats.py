@@ -9,77 +9,44 @@ import base64
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Annotated, Any
+from typing import Any
 from urllib.parse import quote
 
 import msgspec
-from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+from msgspec import UNSET, Raw, UnsetType
 from msgspec.structs import replace
 
 from tq import model
 from tq.errors import InvalidRequest
 from tq.model import Draft, Message
-from tq.web.exchange import JSON, NoParameters, Request, Response, decode
+from tq.web.exchange import ANY, JSON, Answer, NoParameters, Request, Response, decode
+from tq.web.shapes import (
+    MAX_BATCH,
+    MAX_KEY_LENGTH,
+    Batch,
+    Envelope,
+    IdempotencyKey,
+    MessagePage,
+    Messages,
+    Options,
+)
+from tq.web.shapes import Message as Shown
 
 NDJSON = "application/x-ndjson"
 MSGPACK = "application/msgpack"
 OCTETS = "application/octet-stream"
 
-MAX_BATCH = 10_000  # messages in one send, so that one batch does not hold up the others for long
-MAX_KEY_LENGTH = 120  # characters of an Idempotency-Key, which becomes a deduplication id
 MAX_TYPE_LENGTH = 255  # characters of a Content-Type that is kept; RFC 6838 allows 127 on each side of the slash
-
-
-class Options(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What a producer may say of a message beside its content. In a query string for content that is bytes."""
-
-    delay: (
-        Annotated[
-            float,
-            Meta(
-                ge=0, le=model.MAX_DELAY_S, description="Seconds before it can be received; else the queue's `delay`."
-            ),
-        ]
-        | UnsetType
-    ) = UNSET
-    ttl: (
-        Annotated[
-            float,
-            Meta(gt=0, le=model.MAX_DELAY_S, description="Seconds after which it expires; else the queue's `ttl`."),
-        ]
-        | UnsetType
-    ) = UNSET
-    priority: Annotated[int, Meta(ge=0, le=model.MAX_PRIORITY, description="0 to 9; 9 is received first.")] = 0
-    group: (
-        Annotated[
-            str,
-            Meta(min_length=1, description="Messages of a group are received one at a time, in order. ≤ 128 bytes."),
-        ]
-        | UnsetType
-    ) = UNSET
-    dedup_id: (
-        Annotated[
-            str, Meta(min_length=1, description="A second send with it answers with the first one's id. ≤ 128 bytes.")
-        ]
-        | UnsetType
-    ) = UNSET
-
-
-class Envelope(Options, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What a producer says of one message."""
-
-    content: Raw
-    headers: (
-        Annotated[dict[str, str], Meta(description="Strings that come back with the message, such as `traceparent`.")]
-        | UnsetType
-    ) = UNSET
 
 
 # --- in -------------------------------------------------------------
 
+# What a send takes, by its Content-Type. In NDJSON each line is an item of the batch.
+BODIES: dict[str, Any] = {JSON: Envelope | Batch, NDJSON: Batch, MSGPACK: Envelope | Batch, ANY: bytes}
+
 _ONE = msgspec.json.Decoder(Envelope)
-_MANY = msgspec.json.Decoder(list[Envelope])
-_MSGPACK = msgspec.msgpack.Decoder(Envelope | list[Envelope])
+_MANY = msgspec.json.Decoder(Batch)
+_MSGPACK = msgspec.msgpack.Decoder(BODIES[MSGPACK])
 
 
 def read_drafts(request: Request) -> tuple[Draft, ...]:
@@ -150,8 +117,10 @@ def _with_key(request: Request, drafts: tuple[Draft, ...]) -> tuple[Draft, ...]:
     key = request.headers.get("Idempotency-Key")
     if not key:
         return drafts
-    if len(key) > MAX_KEY_LENGTH or not key.isascii():
-        raise InvalidRequest(f"Idempotency-Key has at most {MAX_KEY_LENGTH} ASCII characters.")
+    try:
+        msgspec.convert(key, IdempotencyKey)
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(f"Idempotency-Key has at most {MAX_KEY_LENGTH} ASCII characters.") from error
     is_list = is_batch(request)
     return tuple(
         replace(draft, dedup_id=f"{key}#{index}" if is_list else key) if draft.dedup_id is None else draft
@@ -328,12 +297,31 @@ def _headers(message: Message, queue: str | None = None) -> tuple[tuple[str, str
     headers = [("Tq-Id", str(message.id))]
     for name, value in metadata(message, queue).items():
         text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
-        headers.append(("Tq-" + name.title().replace("_", "-"), quote(text, safe=_HEADER_SAFE)))
+        headers.append((_header_name(name), quote(text, safe=_HEADER_SAFE)))
     headers.append(("Content-Security-Policy", "sandbox"))  # a page must not act as one of this server's
     return tuple(headers)
 
 
+def _header_name(field: str) -> str:
+    return "Tq-" + field.title().replace("_", "-")
+
+
 _HEADER_SAFE = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
+
+
+# What answers with messages have, for the route table.
+ONE_MESSAGE = Answer(
+    {JSON: Shown, NDJSON: list[Shown], MSGPACK: Shown, ANY: bytes},
+    {
+        _header_name(name): str
+        for name in Shown.__struct_fields__
+        if name not in ("content", "content_type", "encoding")
+    },
+)
+MESSAGES = Answer(
+    {JSON: Messages | Shown, NDJSON: list[Shown], MSGPACK: Messages | Shown, ANY: bytes}, ONE_MESSAGE.headers
+)
+MESSAGE_PAGE = Answer({JSON: MessagePage, NDJSON: list[Shown], MSGPACK: MessagePage})
 
 
 def choose(headers: Mapping[str, str], offers: list[str]) -> str:

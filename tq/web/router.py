@@ -7,7 +7,7 @@ from typing import Any, get_type_hints
 from urllib.parse import unquote
 
 from tq.errors import MethodNotAllowed, NotFound
-from tq.model import Query
+from tq.model import Command
 from tq.web.exchange import Route
 
 # Keys in a node of the tree that no segment of a path can be: a segment is not empty and holds no slash.
@@ -24,7 +24,7 @@ class Resource:
 
     def add(self, route: Route) -> None:
         self._routes[route.method] = route
-        if route.method == "GET" and issubclass(get_type_hints(route.parse)["return"], Query):
+        if route.method == "GET" and not issubclass(get_type_hints(route.ask)["return"], Command):
             self._routes["HEAD"] = route
         self.allow = ", ".join(sorted({*self._routes, "OPTIONS"}))
 

@@ -227,6 +227,9 @@ class _Exchange(httputil.HTTPMessageDelegate):
         request = Request(self._method, path, query, self._headers, variables, b"".join(self._body))
         self._body.clear()
         asked = route.parse(request)
+        if isinstance(asked, Response):
+            self._answer(route, request, asked)
+            return
         self._ticket = self._application.broker.submit(asked, lambda result: self._answer(route, request, result))
 
     def _answer(self, route: Route, request: Request, result: Any) -> None:
@@ -263,15 +266,15 @@ class _Exchange(httputil.HTTPMessageDelegate):
 
     def _write(self, response: Response) -> None:
         headers = httputil.HTTPHeaders()
-        for name, value in response.headers:
-            headers.add(name, value)
         headers["Server"] = f"tq/{__version__}"
         headers["Date"] = self._application.date()
         headers["Cache-Control"] = "no-store"
         headers["X-Content-Type-Options"] = "nosniff"
+        for name, value in response.headers:
+            headers[name] = value
         if response.content_type:
             headers["Content-Type"] = response.content_type
-        if response.status != 204:
+        if response.status not in (204, 304):
             headers["Content-Length"] = str(len(response.body))
         body = None if self._method == "HEAD" else response.body or None
         start_line = httputil.ResponseStartLine("HTTP/1.1", response.status, http.client.responses[response.status])
