@@ -24,6 +24,7 @@ MAX_POLLED = 100  # queues in one receive
 MAX_PRIORITY = 9
 MAX_GROUP_BYTES = 128  # UTF-8 of a group or a deduplication id: they are parts of keys
 MAX_REASON_BYTES = 512  # UTF-8 of why a message was rejected
+MAX_LIMIT = (1 << 53) - 1  # of messages or bytes in a queue: what every reader of JSON takes exactly
 MAX_HEADERS_BYTES = 65_536  # UTF-8 of one message's headers, names and values
 
 MAX_VISIBILITY_S = 43_200  # 12 hours, as in SQS
@@ -56,8 +57,12 @@ _Ttl = Annotated[
         ge=0.001, le=MAX_DELAY_S, description="Seconds after which an unconsumed message is dropped or dead-lettered."
     ),
 ]
-_MaxMessages = Annotated[int, Meta(ge=1, description="Messages the queue may hold, in any state; then `overflow`.")]
-_MaxBytes = Annotated[int, Meta(ge=1, description="Bytes of content the queue may hold; then `overflow`.")]
+_MaxMessages = Annotated[
+    int, Meta(ge=1, le=MAX_LIMIT, description="Messages the queue may hold, in any state; then `overflow`.")
+]
+_MaxBytes = Annotated[
+    int, Meta(ge=1, le=MAX_LIMIT, description="Bytes of content the queue may hold; then `overflow`.")
+]
 _MaxMessageBytes = Annotated[
     int, Meta(ge=1, le=MAX_MESSAGE_BYTES, description="Largest content a message may have, bytes.")
 ]

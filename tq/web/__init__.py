@@ -139,7 +139,7 @@ ROUTES = openapi.published(
         "/queues/{queue}/messages/{id}",
         native.change_message,
         native.message_changed,
-        body=shapes.Change,
+        body=shapes.OneChange,
         answers={200: _json(shapes.Changed)},
         errors=(*_NO_QUEUE, MessageNotFound, StaleReceipt),
     ),

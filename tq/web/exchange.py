@@ -118,7 +118,10 @@ Render = Callable[[Request, Any], Response]
 
 
 class Answer(Struct, frozen=True):
-    """One status that a route answers with: the shape of the body by media type, and the headers that matter."""
+    """One status that a route answers with: the shape of the body by media type, and of the headers that matter.
+
+    A header that is not always there has UnsetType beside its shape.
+    """
 
     content: Mapping[str, Any] = {}
     headers: Mapping[str, Any] = {}
@@ -137,7 +140,7 @@ class Route(Struct, frozen=True):
     render: Render
     answers: Mapping[int, Answer] = {}
     query: type[Struct] = NoParameters
-    body: type[Struct] | None = None
+    body: Any = None
     is_body_optional: bool = False  # when it is empty, all fields have their defaults
     bodies: Mapping[str, Any] = {}
     headers: Mapping[str, Any] = {}

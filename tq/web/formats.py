@@ -42,7 +42,13 @@ MAX_TYPE_LENGTH = 255  # characters of a Content-Type that is kept; RFC 6838 all
 # --- in -------------------------------------------------------------
 
 # What a send takes, by its Content-Type. In NDJSON each line is an item of the batch.
-BODIES: dict[str, Any] = {JSON: Envelope | Batch, NDJSON: Batch, MSGPACK: Envelope | Batch, ANY: bytes}
+BODIES: dict[str, Any] = {
+    JSON: Envelope | Batch,
+    NDJSON: Batch,
+    MSGPACK: Envelope | Batch,
+    OCTETS: bytes,
+    ANY: bytes,
+}
 
 _ONE = msgspec.json.Decoder(Envelope)
 _MANY = msgspec.json.Decoder(Batch)
@@ -313,7 +319,7 @@ _HEADER_SAFE = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "
 ONE_MESSAGE = Answer(
     {JSON: Shown, NDJSON: list[Shown], MSGPACK: Shown, ANY: bytes},
     {
-        _header_name(name): str
+        _header_name(name): str | UnsetType
         for name in Shown.__struct_fields__
         if name not in ("content", "content_type", "encoding")
     },

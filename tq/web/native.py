@@ -209,7 +209,7 @@ def change_message(request: Request) -> model.Settle:
     """Extend, release or reject a leased message by its receipt."""
     body: shapes.Change = request.told
     receipt = request.params["id"]
-    given = [name for name in ("visibility_timeout", "delay", "dead_letter") if getattr(body, name) is not UNSET]
+    given = [name for name in shapes.CHANGES if getattr(body, name) is not UNSET]
     if len(given) != 1:
         raise InvalidRequest("Give exactly one of `visibility_timeout`, `delay` and `dead_letter` - at `$`.")
     action: model.Action

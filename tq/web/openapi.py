@@ -11,7 +11,7 @@ from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, UnsetType
 
 from tq import __version__
 from tq.errors import (
@@ -42,7 +42,7 @@ _ANY_REQUEST = (InvalidRequest, HostMissing, MessageTooLarge, UnsupportedMediaTy
 _ANY_COMMAND = (Overloaded, StorageFailed, StorageFull)
 _ANY_QUERY = (StorageFailed,)
 
-_RETRY_AFTER = {"Retry-After": Annotated[int, Meta(ge=0, description="Seconds after which trying again may help.")]}
+_Wait = Annotated[int, Meta(ge=0, description="Seconds after which trying again may help.")]
 
 
 def published(*routes: Route) -> tuple[Route, ...]:
@@ -93,7 +93,8 @@ class _Components:
         if shape is bytes:
             return {}  # as they are, which a schema cannot say
         if get_origin(shape) in (Union, UnionType):  # which msgspec would have to tell apart when it decodes
-            return {"anyOf": [self.schema(part) for part in get_args(shape)]}
+            parts = [self.schema(part) for part in get_args(shape) if part is not UnsetType]
+            return {"anyOf": parts} if len(parts) > 1 else parts[0]
         if (known := self._known.get(repr(shape))) is not None:
             return known
         (schema,), found = msgspec.json.schema_components([shape], ref_template="#/components/schemas/{name}")
@@ -114,19 +115,23 @@ class _Components:
         name = ".".join(codes)
         if name not in self.responses:
             schema = {**self.schema(Problem), "properties": {"code": {"enum": codes}}}
-            is_late = any(error.retry_after_s for error in errors)
             self.responses[name] = {
                 "description": " ".join(error.title for error in errors),
                 "content": {PROBLEM: {"schema": schema}},
-                **({"headers": self.headers(_RETRY_AFTER)} if is_late else {}),
             }
+            if any(error.retry_after_s for error in errors):
+                shape = _Wait if all(error.retry_after_s for error in errors) else _Wait | UnsetType
+                self.responses[name]["headers"] = self.headers({"Retry-After": shape})
         return {"$ref": f"#/components/responses/{name}"}
 
     def content(self, by_media_type: Mapping[str, Any]) -> dict[str, Any]:
         return {media_type: {"schema": self.schema(shape)} for media_type, shape in by_media_type.items()}
 
     def headers(self, by_name: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: {"schema": self.schema(shape)} for name, shape in by_name.items()}
+        return {
+            name: {"required": UnsetType not in get_args(shape), "schema": self.schema(shape)}
+            for name, shape in by_name.items()
+        }
 
 
 def _operation(route: Route, components: _Components) -> dict[str, Any]:

@@ -145,12 +145,16 @@ class PollBody(ReceiveParameters, frozen=True, forbid_unknown_fields=True, kw_on
 
 
 class Change(Struct, frozen=True, forbid_unknown_fields=True):
-    """Exactly one of the first three."""
+    """One thing to become of a message."""
 
     visibility_timeout: Visibility | UnsetType = UNSET
     delay: Delay | UnsetType = UNSET
     dead_letter: Literal[True] | UnsetType = UNSET
     reason: Reason = "rejected"
+
+
+CHANGES = ("visibility_timeout", "delay", "dead_letter")  # of which a `Change` has exactly one
+OneChange = Annotated[Change, Meta(extra_json_schema={"oneOf": [{"required": [name]} for name in CHANGES]})]
 
 
 class ReleaseItem(Struct, frozen=True, forbid_unknown_fields=True):
@@ -177,7 +181,7 @@ class Acks(Struct, frozen=True, forbid_unknown_fields=True):
 
 class RedriveBody(Struct, frozen=True, forbid_unknown_fields=True):
     to: Annotated[QueueName, Meta(description="Move all to this queue instead of where each came from.")] | None = None
-    limit: Annotated[int, Meta(ge=1, description="Move at most so many.")] = model.MAX_SEQUENCE
+    limit: Annotated[int, Meta(ge=1, le=model.MAX_SEQUENCE, description="Move at most so many.")] = model.MAX_SEQUENCE
 
 
 class AckPart(Struct, frozen=True, forbid_unknown_fields=True):
