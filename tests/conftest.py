@@ -13,6 +13,7 @@ from tornado.httpclient import AsyncHTTPClient, HTTPResponse
 from tornado.ioloop import IOLoop
 
 from tests.api import NOW_MS, Api
+from tests.documented import assert_documented
 from tests.harness import Server, findings, open_store
 from tq import __version__, lifecycle
 from tq.audit import audit
@@ -120,6 +121,7 @@ def api(http_client: AsyncHTTPClient, base_url: str) -> Api:
         assert reply.headers["Server"] == f"tq/{__version__}"
         assert reply.headers.get_list("Date")
         assert ("Content-Type" in reply.headers) == (reply.code != 204)
+        assert_documented(method, path, reply.code, reply.headers.get("Content-Type", ""), reply.body)
         return reply
 
     return call
