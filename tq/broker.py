@@ -6,7 +6,8 @@ back to the loop once for each group. Protocols translate to `submit` and from i
 *Waiters.* A receive that finds nothing and may wait is kept here with a deadline, and polls nothing. Each group of
 commands ends with a `Tick` that says how many messages became ready and where; as many of the oldest waiters go to
 the writer again. One that comes back with empty hands keeps its old place in the line. One that was woken for a message
-and does not take it, because its client is gone or another of its queues had one, wakes the next in its stead.
+and does not take it, because its client is gone, another of its queues had one or is gone, wakes the next in its stead.
+One for whose receive there is no room keeps its place too, and is woken again.
 
 *Clients that are gone.* `submit` returns a ticket, and whoever holds it cancels it when the client is gone. A command
 that was not applied yet is dropped then; messages that were received already are given back.
@@ -25,7 +26,7 @@ from msgspec.structs import replace
 
 from tq import __version__, lifecycle, model
 from tq.clock import TimerClock
-from tq.errors import InternalError, StorageFailed, TqError
+from tq.errors import InternalError, Overloaded, StorageFailed, TqError
 from tq.settings import Settings
 from tq.store import Store
 from tq.waiters import Waiter, Waiters
@@ -101,7 +102,7 @@ class Broker:
         ticket = Ticket(self, request, done)
         if isinstance(request, model.Receive) and request.wait_ms:
             ticket.deadline = self._loop.time() + request.wait_ms / 1000
-            ticket.waiter = Waiter(next(self._numbers), request.queues, lambda: self._try(ticket))
+            ticket.waiter = Waiter(next(self._numbers), request.queues, lambda: self._try_again(ticket))
         self._try(ticket)
         return ticket
 
@@ -136,14 +137,26 @@ class Broker:
     # --- commands -------------------------------------------------------------
 
     def _try(self, ticket: Ticket) -> None:
-        """Hand a ticket's command to the writer, for the first time or again."""
+        """Hand a ticket's command to the writer."""
+        try:
+            self._hand_over(ticket)
+        except TqError as refusal:
+            self._finish(ticket, refusal)
+
+    def _try_again(self, ticket: Ticket) -> None:
+        """Hand over the receive of one who was woken. When there is no room for it, the message must not be forgotten."""
         if ticket.timer:
             ticket.timer.cancel()
             ticket.timer = None
         try:
-            ticket.entry = self._writer.submit(ticket.command, lambda result: self._settle(ticket, result))
+            self._hand_over(ticket)
         except TqError as refusal:
-            self._finish(ticket, refusal)
+            self._loop.call_later(RETRY_S, self._pass_on, ticket)
+            if not isinstance(refusal, Overloaded) or not self._wait(ticket):
+                self._finish(ticket, refusal)
+
+    def _hand_over(self, ticket: Ticket) -> None:
+        ticket.entry = self._writer.submit(ticket.command, lambda result: self._settle(ticket, result))
 
     def _settle(self, ticket: Ticket, result: Any) -> None:
         """The result of a ticket's command is there."""
@@ -151,13 +164,14 @@ class Broker:
         ticket.entry = None
         if isinstance(result, Exception):
             result = self._fail(result)
+            self._pass_on(ticket)
         elif isinstance(command, model.Receive):
             for message_id in result.quarantined:
                 log.error("queue %s: message %d is damaged and was set aside", result.queue, message_id)
             if ticket.is_cancelled:
                 self._give_back(result)
             elif (result.quarantined or result.is_cut_short) and not result.messages:
-                self._try(ticket)  # it met nothing but what is damaged or expired: behind that there may be more
+                self._try_again(ticket)  # it met nothing but what is damaged or expired: behind that there may be more
                 return
             elif not result.messages and self._wait(ticket):
                 return
