@@ -6,7 +6,7 @@ import shlex
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ import msgspec
 from benchmarks import report
 from benchmarks.load import WRK_MISSING, Failed, Loader, OwnLoader, choose_loader
 from benchmarks.machine import IN_MEMORY, DisturbanceMeter, file_system, header
-from benchmarks.measure import Plan, Results, run
+from benchmarks.measure import Plan
+from benchmarks.scenarios import DEFAULT, SCENARIOS, Results, run
 from benchmarks.systems import LEAST_CONTENT_BYTES, MOST_CONTENT_BYTES
 
 QUICK = Plan(
@@ -28,11 +29,12 @@ MAX_CONNECTIONS = 900  # a process may have 1,024 files open by default
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("scenarios", nargs=-1, type=click.Choice(list(SCENARIOS)))
 @click.option("--connections", help="How many, separated by commas.  [default: 1,32,128]")
 @click.option("--duration", type=click.FloatRange(0.1, 600), help="Seconds of a cell; wrk rounds up.  [default: 5]")
 @click.option("--repeats", type=click.IntRange(1, 100), help="Runs of every cell.  [default: 3]")
 @click.option(
-    "--backlog", type=click.IntRange(2_000, 100_000_000), help="Messages of the long queue.  [default: 1000000]"
+    "--backlog", type=click.IntRange(2_000, 100_000_000), help="Messages of a long queue.  [default: 1000000]"
 )
 @click.option(
     "--content-bytes",
@@ -48,8 +50,17 @@ MAX_CONNECTIONS = 900  # a process may have 1,024 files open by default
 )
 @click.option("--json", "json_file", type=click.File("wb", lazy=False), help="Also write the results to this file.")
 @click.option("--quick", is_flag=True, help="A few seconds, to see that it works; the figures mean nothing.")
-def main(loader: str, parent: Path | None, json_file: Any, quick: bool, **wanted: Any) -> None:
-    """Measure send and receive at several numbers of connections, and at a short and a long queue."""
+def main(
+    scenarios: tuple[str, ...], loader: str, parent: Path | None, json_file: Any, quick: bool, **wanted: Any
+) -> None:
+    """Run scenarios; without any, those of the first two lines.
+
+    \b
+    systems  send and receive at several numbers of connections, next to Tornado
+    backlog  send and receive at a short and a long queue
+    hidden   receive from a queue full of messages that are delayed, in flight or blocked
+    storm    what others feel when all leases, delays or lifetimes of a long queue end at once
+    """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that servers are ended
     plan = _plan(QUICK if quick else FULL, wanted)
     try:
@@ -63,7 +74,7 @@ def main(loader: str, parent: Path | None, json_file: Any, quick: bool, **wanted
                 click.echo("The data directory is in memory: no disk is measured. See --dir.", err=True)
             head = header(directory)
             meter = DisturbanceMeter()
-            results = _run(plan, chosen, directory)
+            results = _run(scenarios or DEFAULT, plan, chosen, directory)
             disturbance = meter.read()
     except Failed as error:
         raise click.ClickException(str(error)) from error
@@ -106,12 +117,11 @@ def _disk() -> Path:
     return next(on_disk, places[0])
 
 
-def _run(plan: Plan, loader: Loader, directory: Path) -> Results:
+def _run(names: Sequence[str], plan: Plan, loader: Loader, directory: Path) -> Results:
     """Run with a bar on stderr, which is there only on a terminal."""
     is_hidden = not sys.stderr.isatty()
-    with click.progressbar(
-        length=plan.steps, file=sys.stderr, hidden=is_hidden, item_show_func=lambda doing: doing
-    ) as bar:
+    steps = sum(SCENARIOS[name].steps(plan) for name in names)
+    with click.progressbar(length=steps, file=sys.stderr, hidden=is_hidden, item_show_func=lambda doing: doing) as bar:
 
         @contextmanager
         def step(doing: str) -> Iterator[None]:
@@ -120,7 +130,7 @@ def _run(plan: Plan, loader: Loader, directory: Path) -> Results:
             yield
             bar.update(1)
 
-        return run(plan, loader, directory, step)
+        return run(names, plan, loader, directory, step)
 
 
 def _command() -> str:

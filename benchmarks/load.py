@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
+from urllib.parse import urlsplit
 
 from msgspec import Struct
 
@@ -36,6 +37,14 @@ class HttpRequest(Struct, frozen=True):
     method: str
     url: str
     body: str = ""
+
+    def as_bytes(self) -> bytes:
+        url = urlsplit(self.url)
+        target = f"{url.path}?{url.query}" if url.query else url.path
+        lines = [f"{self.method} {target} HTTP/1.1", f"Host: {url.netloc}"]
+        if self.body:
+            lines += ["Content-Type: application/json", f"Content-Length: {len(self.body)}"]
+        return "\r\n".join([*lines, "", self.body]).encode("ascii")
 
 
 class Sample(Struct, frozen=True):
@@ -120,21 +129,27 @@ class OwnLoader:
         return duration_s
 
     def run(self, request: HttpRequest, connections: int, duration_s: float) -> Sample:
-        work = {
-            "method": request.method,
-            "url": request.url,
-            "body": request.body,
-            "connections": connections,
-            "duration_s": duration_s,
-        }
-        found = json.loads(_output([sys.executable, "-m", "benchmarks.loader", json.dumps(work)], duration_s))
-        if found["errors"]:
-            raise Failed(f"The loader met {found['errors']} errors, the first: {found['first_error']}")
-        latencies_ms = [ns / 1e6 for ns in sorted(found["latencies_ns"])]
-        if not latencies_ms:
-            raise Failed("The loader got no answer in time.")
-        p50_ms, p99_ms = percentile(latencies_ms, 50), percentile(latencies_ms, 99)
-        return Sample(len(latencies_ms), found["seconds"], p50_ms, p99_ms)
+        return run_cycle([request], connections, duration_s)
+
+
+def run_cycle(requests: Sequence[HttpRequest], connections: int, duration_s: float) -> Sample:
+    """Each connection sends these in turn, round and round; `{receipt}` is that of the answer before. Raises Failed."""
+    url = urlsplit(requests[0].url)
+    work = {
+        "host": url.hostname,
+        "port": url.port,
+        "requests": [request.as_bytes().decode() for request in requests],
+        "connections": connections,
+        "duration_s": duration_s,
+    }
+    found = json.loads(_output([sys.executable, "-m", "benchmarks.loader", json.dumps(work)], duration_s))
+    if found["errors"]:
+        raise Failed(f"The loader met {found['errors']} errors, the first: {found['first_error']}")
+    latencies_ms = [ns / 1e6 for ns in sorted(found["latencies_ns"])]
+    if not latencies_ms:
+        raise Failed("The loader got no answer in time.")
+    p50_ms, p99_ms = percentile(latencies_ms, 50), percentile(latencies_ms, 99)
+    return Sample(len(latencies_ms), found["seconds"], p50_ms, p99_ms)
 
 
 def percentile(rising: Sequence[float], percent: int) -> float:

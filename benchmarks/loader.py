@@ -1,7 +1,8 @@
 """The loader that takes wrk's place: keep-alive connections on raw sockets, in a process of its own.
 
-`python -m benchmarks.loader '{"method", "url", "body", "connections", "duration_s"}'` prints the latency of every
-request as JSON. Only 200 and 201 are successes, so a receive that finds its queue empty (204) is an error.
+`python -m benchmarks.loader '{"host", "port", "requests", "connections", "duration_s"}'` prints the latency of every
+request as JSON. Only 200 and 201 are successes, and the 204 of a DELETE; so a receive that finds its queue empty (204)
+is an error. A connection ends only when its round of requests is done, so that none leaves a message behind.
 """
 
 from __future__ import annotations
@@ -12,18 +13,19 @@ import re
 import sys
 import time
 from typing import Any
-from urllib.parse import urlsplit
 
+RECEIPT = b"{receipt}"  # stands in a request for the receipt of the answer before
 FINISH_SECONDS = 20.0  # for answers that are still to come when the time is over
 
 _LENGTH = re.compile(rb"\r\nContent-Length: *(\d+)", re.IGNORECASE)
+_RECEIPT = re.compile(rb'"receipt":"([^"]+)"')
 
 
 class Load:
-    """What the connections of one run share: the request, the end, and what they found."""
+    """What the connections of one run share: the requests, the end, and what they found."""
 
-    def __init__(self, request: bytes, duration_s: float) -> None:
-        self.request = request
+    def __init__(self, requests: list[bytes], duration_s: float) -> None:
+        self.requests = requests
         self.begun_ns = time.perf_counter_ns()
         self.end_ns = self.begun_ns + int(duration_s * 1e9)
         self.latencies_ns: list[int] = []
@@ -31,11 +33,13 @@ class Load:
 
 
 class Connection(asyncio.Protocol):
-    """Sends the request, waits for its answer, and sends it again until the time is over."""
+    """Sends a request, waits for its answer and sends the next, round and round until the time is over."""
 
     def __init__(self, load: Load) -> None:
         self._load = load
         self._buffer = b""
+        self._next = 0
+        self._receipt = b""
         self._sent_ns = 0
         self.ended = asyncio.get_running_loop().create_future()
 
@@ -49,12 +53,15 @@ class Connection(asyncio.Protocol):
         if size is None:
             return
         now_ns = time.perf_counter_ns()
-        status, self._buffer = self._buffer[9:12], self._buffer[size:]
-        if status in (b"200", b"201"):
+        answer, self._buffer = self._buffer[:size], self._buffer[size:]
+        status = answer[9:12]
+        if status in (b"200", b"201") or (status == b"204" and self._is_ack):
             self._load.latencies_ns.append(now_ns - self._sent_ns)
         else:
             self._load.errors.append(f"status {status.decode()}")
-        if now_ns < self._load.end_ns:
+        found = _RECEIPT.search(answer)
+        self._receipt = found[1] if found else b""
+        if now_ns < self._load.end_ns or self._next:
             self._send()
         else:
             self._end()
@@ -65,8 +72,11 @@ class Connection(asyncio.Protocol):
             self._end()
 
     def _send(self) -> None:
+        request = self._load.requests[self._next].replace(RECEIPT, self._receipt)
+        self._next = (self._next + 1) % len(self._load.requests)
+        self._is_ack = request.startswith(b"DELETE ")
         self._sent_ns = time.perf_counter_ns()
-        self._transport.write(self._load.request)
+        self._transport.write(request)
 
     def _end(self) -> None:
         self.ended.set_result(None)
@@ -84,15 +94,11 @@ def answer_size(buffer: bytes) -> int | None:
 
 
 async def run(work: dict[str, Any]) -> dict[str, Any]:
-    """Load one URL and say what was found: seconds, every latency, and the errors."""
-    url = urlsplit(work["url"])
-    body = work["body"].encode()
-    headers = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n" if body else ""
-    head = f"{work['method']} {url.path} HTTP/1.1\r\nHost: {url.netloc}\r\n{headers}\r\n"
-    load = Load(head.encode() + body, work["duration_s"])
+    """Load a server and say what was found: seconds, every latency, and the errors."""
+    load = Load([request.encode("ascii") for request in work["requests"]], work["duration_s"])
     loop = asyncio.get_running_loop()
     opened = [
-        await loop.create_connection(lambda: Connection(load), url.hostname, url.port)
+        await loop.create_connection(lambda: Connection(load), work["host"], work["port"])
         for _ in range(work["connections"])
     ]
     _, late = await asyncio.wait([one.ended for _, one in opened], timeout=work["duration_s"] + FINISH_SECONDS)

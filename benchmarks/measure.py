@@ -38,14 +38,6 @@ class Plan(Struct, frozen=True):
     warm_up_s: float = 1.0
     content_bytes: int = 100
 
-    @property
-    def steps(self) -> int:
-        """How many steps a run of this plan has."""
-        warm_ups = len(SYSTEMS) * len(OPERATIONS) if self.warm_up_s else 0
-        comparison = self.repeats * (1 + len(self.connections) * len(OPERATIONS) * len(SYSTEMS))
-        backlog = len(self.backlog_levels) * (1 + self.repeats * len(OPERATIONS))
-        return warm_ups + comparison + backlog
-
 
 class Spread(Struct, frozen=True):
     """The median of some values, with the lowest and the highest."""
@@ -73,6 +65,13 @@ class Figures(Struct, frozen=True):
     ratio: Spread | None
 
 
+class Comparison(Struct, frozen=True):
+    """`syncs_per_s` of the disk meanwhile, and the cells."""
+
+    syncs_per_s: Spread
+    figures: list[Figures]
+
+
 class BacklogFigures(Struct, frozen=True):
     """tq at the plan's two levels of a queue. `ratio` is the requests/s at the high one to those at the low one."""
 
@@ -81,12 +80,6 @@ class BacklogFigures(Struct, frozen=True):
     low: Speed
     high: Speed
     ratio: Spread
-
-
-class Results(Struct, frozen=True):
-    syncs_per_s: Spread
-    comparison: list[Figures]
-    backlog: list[BacklogFigures]
 
 
 def spread(values: Iterable[float]) -> Spread:
@@ -108,19 +101,19 @@ def speed(samples: Sequence[Sample]) -> Speed:
     )
 
 
-def run(plan: Plan, loader: Loader, directory: Path, step: Step) -> Results:
-    """Run the whole plan with its files in `directory`. Raises Failed."""
-    syncs, comparison = _compare_systems(plan, loader, directory, step)
-    return Results(syncs, comparison, _compare_backlogs(plan, loader, directory, step))
+def system_steps(plan: Plan) -> int:
+    warm_ups = len(SYSTEMS) * len(OPERATIONS) if plan.warm_up_s else 0
+    return warm_ups + plan.repeats * (1 + len(plan.connections) * len(OPERATIONS) * len(SYSTEMS))
 
 
-def _compare_systems(plan: Plan, loader: Loader, directory: Path, step: Step) -> tuple[Spread, list[Figures]]:
+def compare_systems(plan: Plan, loader: Loader, directory: Path, step: Step) -> Comparison:
+    """Raises Failed."""
     samples: dict[tuple[str, Operation, int], list[Sample]] = defaultdict(list)
     syncs: list[float] = []
     with ExitStack() as stack:
         running: dict[str, System] = {}
         for row in SYSTEMS:
-            running[row.name] = stack.enter_context(row.start(_setup(plan, loader, directory, row.name)))
+            running[row.name] = stack.enter_context(row.start(new_setup(plan, loader, directory, row.name)))
         _warm_up(plan, running, step)
         for _ in range(plan.repeats):
             with step("fdatasync"):
@@ -131,7 +124,7 @@ def _compare_systems(plan: Plan, loader: Loader, directory: Path, step: Step) ->
                         with step(f"{name}, {operation}, {connections} connections"):
                             sample = system.measure(operation, connections, plan.duration_s)
                         samples[name, operation, connections].append(sample)
-    return spread(syncs), [_figures(samples, *cell) for cell in samples]
+    return Comparison(spread(syncs), [_figures(samples, *cell) for cell in samples])
 
 
 def _warm_up(plan: Plan, running: dict[str, System], step: Step) -> None:
@@ -151,14 +144,18 @@ def _figures(
     return Figures(name, operation, connections, speed(ours), to_base)
 
 
-def _compare_backlogs(plan: Plan, loader: Loader, directory: Path, step: Step) -> list[BacklogFigures]:
+def backlog_steps(plan: Plan) -> int:
+    return len(plan.backlog_levels) * (1 + plan.repeats * len(OPERATIONS))
+
+
+def compare_backlogs(plan: Plan, loader: Loader, directory: Path, step: Step) -> list[BacklogFigures]:
     """A server for each level, so that the large data file of the one is not also that of the other."""
     connections = plan.backlog_connections
     samples: dict[tuple[Operation, int], list[Sample]] = defaultdict(list)
     with ExitStack() as stack:
         running: dict[int, Tq] = {}
         for level in plan.backlog_levels:
-            running[level] = stack.enter_context(start_tq(_setup(plan, loader, directory, f"backlog {level}")))
+            running[level] = stack.enter_context(start_tq(new_setup(plan, loader, directory, f"backlog {level}")))
             with step(f"filling a queue to {level:,}"):
                 running[level].fill(BACKLOG_QUEUE, level)
                 if plan.warm_up_s:
@@ -182,7 +179,7 @@ def _compare_backlogs(plan: Plan, loader: Loader, directory: Path, step: Step) -
     ]
 
 
-def _setup(plan: Plan, loader: Loader, directory: Path, name: str) -> Setup:
+def new_setup(plan: Plan, loader: Loader, directory: Path, name: str) -> Setup:
     own = directory / name.replace(" ", "-")
     own.mkdir()
     return Setup(own, loader, plan.content_bytes)

@@ -7,8 +7,11 @@ from collections.abc import Sequence
 import msgspec
 from msgspec import Struct
 
+from benchmarks.hidden import HiddenFigures
 from benchmarks.machine import Disturbance, Header
-from benchmarks.measure import BacklogFigures, Figures, Plan, Results, Speed, Spread
+from benchmarks.measure import BacklogFigures, Figures, Plan, Speed, Spread
+from benchmarks.scenarios import Results
+from benchmarks.storm import Latencies, StormFigures
 from benchmarks.systems import BASE, OPERATIONS
 
 SPEED_COLUMNS = ("requests/s >", "p50 ms >", "p99 ms >")
@@ -33,21 +36,25 @@ def as_text(report: Report) -> str:
     """The header, then a table for each comparison."""
     plan, results = report.plan, report.results
     cells = f"{plan.content_bytes} bytes of content, {plan.duration_s:g} s each, median of {plan.repeats} (low–high)"
+    tables = [
+        *([_comparison(results.systems.figures)] if results.systems else []),
+        *([_backlog(results.backlog, plan.backlog_levels)] if results.backlog else []),
+        *([_hidden(results.hidden)] if results.hidden else []),
+        *([_storm(results.storm)] if results.storm else []),
+    ]
+    syncs = f", {_text(results.systems.syncs_per_s, 0)} fdatasyncs/s of 4 KiB" if results.systems else ""
     return "\n".join(
         [
             f"command:   {report.command}",
             f"machine:   {report.header.machine}",
-            f"disk:      {report.header.disk}, {_text(results.syncs_per_s, 0)} fdatasyncs/s of 4 KiB",
+            f"disk:      {report.header.disk}{syncs}",
             f"versions:  {report.header.versions}",
             f"commit:    {report.header.commit}",
             f"loader:    {report.loader}",
             f"others:    {_others(report.disturbance)}",
             f"cells:     {cells}",
             "",
-            *_comparison(results.comparison),
-            "",
-            *_backlog(results.backlog, plan.backlog_levels),
-            "",
+            *(line for table in tables for line in [*table, ""]),
         ]
     )
 
@@ -60,7 +67,7 @@ def _others(disturbance: Disturbance | None) -> str:
 
 def _comparison(figures: Sequence[Figures]) -> list[str]:
     rows = [
-        [one.operation, f"{one.connections}", one.system, *_speed(one.speed), _text(one.ratio, 2) if one.ratio else "1"]
+        [one.operation, f"{one.connections}", one.system, *_speed(one.speed), _ratio(one.ratio)]
         for one in sorted(figures, key=lambda one: OPERATIONS.index(one.operation))
     ]
     return _table(["", "connections >", "system", *SPEED_COLUMNS, f"to {BASE.name} >"], rows)
@@ -75,8 +82,44 @@ def _backlog(figures: Sequence[BacklogFigures], levels: tuple[int, int]) -> list
     return _table(["", "connections >", "queued >", *SPEED_COLUMNS, f"to {levels[0]:,} queued >"], rows)
 
 
+def _hidden(figures: Sequence[HiddenFigures]) -> list[str]:
+    rows = [
+        [
+            f"tq {one.round}",
+            f"{one.connections}",
+            _held(one),
+            *_speed(one.speed),
+            _ratio(one.ratio),
+        ]
+        for one in sorted(figures, key=lambda one: one.round, reverse=True)
+    ]
+    return _table(["", "connections >", "in the queue >", *SPEED_COLUMNS, "to an empty queue >"], rows)
+
+
+def _held(one: HiddenFigures) -> str:
+    return f"{one.messages:,} {one.hiding}" if one.messages else "none"
+
+
+def _storm(figures: Sequence[StormFigures]) -> list[str]:
+    rows = []
+    for one in figures:
+        ended = f"{one.messages:,} {one.kind}"
+        rows.append([ended, "just before", "", *_latencies(one.quiet)])
+        rows.append([ended, "meanwhile", f"{one.seconds:.0f}", *_latencies(one.storm)])
+    return _table(["that end together", "", "seconds >", "requests >", "p50 ms >", "p99 ms >", "max ms >"], rows)
+
+
+def _latencies(found: Latencies) -> list[str]:
+    return [f"{found.requests:,}", f"{found.p50_ms:.1f}", f"{found.p99_ms:.1f}", f"{found.max_ms:.1f}"]
+
+
 def _speed(speed: Speed) -> list[str]:
     return [_text(speed.requests_per_s, 0), _text(speed.p50_ms, 2), _text(speed.p99_ms, 2)]
+
+
+def _ratio(ratio: Spread | None) -> str:
+    """That of a base to itself is None."""
+    return _text(ratio, 2) if ratio else "1"
 
 
 def _text(spread: Spread, digits: int) -> str:

@@ -76,34 +76,34 @@ class Tq:
     """A tq server. A cell fails when the server's own count of messages is not the loader's count of answers."""
 
     def __init__(self, port: int, setup: Setup) -> None:
-        self._port = port
-        self._setup = setup
+        self.port = port
+        self.setup = setup
 
     def measure(self, operation: Operation, connections: int, duration_s: float) -> Sample:
         """Sends go to one queue; receives take from another that holds more than they can take."""
         level = int(PRELOAD_PER_SECOND * duration_s) if operation == "receive" else 0
         self.fill(operation, level)
-        request = self._setup.request(operation, self._port, operation)
-        with Client(self._port) as client:
+        request = self.setup.request(operation, self.port, operation)
+        with Client(self.port) as client:
             before = _total(client, operation, operation)
-            sample = self._setup.loader.run(request, connections, duration_s)
+            sample = self.setup.loader.run(request, connections, duration_s)
             _compare(operation, _total(client, operation, operation) - before, sample, connections)
         return sample
 
     def fill(self, queue: str, level: int) -> None:
         """Make the queue and send until it holds `level` messages."""
-        with Client(self._port) as client:
+        with Client(self.port) as client:
             client.json("POST", "/queues", b'{"name": "%b"}' % queue.encode())
             while (ready := _ready(client, queue)) < level:
-                _send_batch(client, queue, self._setup.envelope, level - ready)
+                send_batch(client, queue, self.setup.envelope, level - ready)
 
     def measure_at(self, queue: str, level: int, operation: Operation, connections: int, duration_s: float) -> Sample:
         """Run one cell on a queue that is filled to `level` and is kept there."""
-        request = self._setup.request(operation, self._port, queue)
-        with Client(self._port) as client:
+        request = self.setup.request(operation, self.port, queue)
+        with Client(self.port) as client:
             before = _total(client, queue, operation)
-            with _Keeper(self._port, queue, level, self._setup.envelope) as keeper:
-                sample = self._setup.loader.run(request, connections, duration_s)
+            with _Keeper(self.port, queue, level, self.setup.envelope) as keeper:
+                sample = self.setup.loader.run(request, connections, duration_s)
             done = _total(client, queue, operation) - before - keeper.moved[operation]
         _compare(operation, done, sample, connections)
         return sample
@@ -141,14 +141,14 @@ class _Keeper:
                 while not self._is_over.wait(KEEP_SECONDS):
                     missing = self._level - _ready(client, self._queue)
                     if missing > 0:
-                        self.moved["send"] += _send_batch(client, self._queue, self._envelope, missing)
+                        self.moved["send"] += send_batch(client, self._queue, self._envelope, missing)
                     elif missing < 0:
                         self.moved["receive"] += _take(client, self._queue, -missing)
         except Exception as error:
             self._trouble = error
 
 
-def _send_batch(client: Client, queue: str, envelope: str, wanted: int) -> int:
+def send_batch(client: Client, queue: str, envelope: str, wanted: int) -> int:
     line = envelope.encode() + b"\n"
     size = min(wanted, BATCH_MESSAGES, BATCH_BYTES // len(line))
     client.json("POST", f"/queues/{queue}/messages", line * size, "application/x-ndjson")

@@ -8,15 +8,20 @@ import shutil
 import signal
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from benchmarks.hidden import HIDINGS, ROUNDS
 from benchmarks.load import Failed, HttpRequest, OwnLoader, Sample, lua_script, parse_wrk, percentile
 from benchmarks.loader import answer_size
 from benchmarks.machine import file_system
 from benchmarks.measure import Spread, ratio, spread
+from benchmarks.scenarios import DEFAULT, SCENARIOS
 from benchmarks.server import Client, ServerProcess
+from benchmarks.storm import KINDS
 from benchmarks.systems import Setup, Tq, start_tq
 from tests.harness import ROOT, wait_until
 
@@ -100,14 +105,15 @@ def test_a_quick_run(loader: str, tmp_path: Path) -> None:
         pytest.skip("wrk is not installed (apt install wrk)")
     made = tmp_path / "made"
     made.mkdir()
-    command = [*RUN, "--loader", loader, "--dir", str(made), "--json", str(tmp_path / "found.json")]
+    others = SCENARIOS.keys() - DEFAULT if loader == "own" else ()  # which use no wrk
+    command = [*RUN, *DEFAULT, *others, "--loader", loader, "--dir", str(made), "--json", str(tmp_path / "found.json")]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=RUN_SECONDS, check=False)
     assert ran.returncode == 0, ran.stderr
     assert "%" not in ran.stderr  # the bar is for terminals
     assert list(made.iterdir()) == []
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["loader"].startswith("wrk " if loader == "wrk" else "own loader (slower than wrk)")
-    cells = {(cell["system"], cell["operation"]): cell for cell in found["results"]["comparison"]}
+    cells = {(cell["system"], cell["operation"]): cell for cell in found["results"]["systems"]["figures"]}
     assert cells.keys() == {(name, way) for name in ("tq", "do-nothing Tornado") for way in ("send", "receive")}
     for (name, _), cell in cells.items():
         assert cell["speed"]["requests_per_s"]["median"] > 0
@@ -115,9 +121,23 @@ def test_a_quick_run(loader: str, tmp_path: Path) -> None:
         assert (cell["ratio"] is None) == (name != "tq")
     assert [cell["operation"] for cell in found["results"]["backlog"]] == ["send", "receive"]
     assert all(cell["ratio"]["median"] > 0 for cell in found["results"]["backlog"])
+    if loader == "own":
+        assert_hidden_and_storm(found["results"])
     assert found["disturbance"]["others"] >= 0
     for word in ("machine:", "fdatasyncs/s", "commit:", "tq send", "tq receive", "do-nothing Tornado", "p99 ms"):
         assert word in ran.stdout
+
+
+def assert_hidden_and_storm(results: Any) -> None:
+    assert {(cell["round"], cell["hiding"]) for cell in results["hidden"]} == set(product(ROUNDS, HIDINGS))
+    for cell in results["hidden"]:
+        assert (cell["ratio"] is None) == (cell["hiding"] == "none")
+        assert cell["speed"]["requests_per_s"]["median"] > 0
+    assert [storm["kind"] for storm in results["storm"]] == list(KINDS)
+    for storm in results["storm"]:
+        assert storm["seconds"] > 0
+        for found in (storm["quiet"], storm["storm"]):
+            assert 0 < found["p50_ms"] <= found["p99_ms"] <= found["max_ms"]
 
 
 def test_a_run_that_is_ended_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -144,7 +144,7 @@ class Broker:
             self._finish(ticket, refusal)
 
     def _try_again(self, ticket: Ticket) -> None:
-        """Hand over the receive of one who was woken. When there is no room for it, the message must not be forgotten."""
+        """Hand over the receive of one who was woken; without room for it, somebody must be woken again."""
         if ticket.timer:
             ticket.timer.cancel()
             ticket.timer = None
