@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import statistics
 import threading
+import time
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -231,6 +234,59 @@ def test_a_lease_and_a_delay_outlive_a_crash(start: Callable[..., Server]) -> No
         "blocked": 0,
     }
     assert server.request("DELETE", f"/queues/a/messages/{message['receipt']}").status == 204
+
+
+def comes_after(server: Server, method: str, path: str, body: Any = None) -> tuple[float, float]:
+    """Seconds from a request, and from its answer, until a long poll has the message that the request hid."""
+    asked_s = time.monotonic()
+    assert server.request(method, path, body).status < 300
+    answered_s = time.monotonic()
+    assert server.request("GET", "/queues/a/messages?wait=30").status == 200
+    came_s = time.monotonic()
+    return came_s - asked_s, came_s - answered_s
+
+
+def test_a_timer_is_never_early_and_hardly_late(server: Server) -> None:
+    """Time is counted in whole milliseconds, so a part of one may be missing."""
+    server.request("POST", "/queues", {"name": "a"})
+    late_s: list[float] = []
+    for wait_s in (0.05, 0.1, 0.15, 0.2, 0.25) * 2:
+        after_send = comes_after(server, "POST", "/queues/a/messages", {"content": 1, "delay": wait_s})
+        server.request("POST", "/queues/a/messages", {"content": 1})
+        after_lease = comes_after(server, "GET", f"/queues/a/messages?visibility_timeout={wait_s}")
+        for since_asked_s, since_answered_s in (after_send, after_lease):
+            assert since_asked_s > wait_s - 0.001
+            late_s.append(since_answered_s - wait_s)
+    print(f"timers are late by {statistics.median(late_s) * 1000:.1f} ms, {max(late_s) * 1000:.1f} at most")
+    assert max(late_s) < 0.5
+
+
+def test_a_delay_that_ended_while_the_server_was_down_is_over_at_once(start: Callable[..., Server]) -> None:
+    server = start()
+    server.request("POST", "/queues", {"name": "a"})
+    server.request("POST", "/queues/a/messages", [{"content": 1, "delay": 0.3}, {"content": 2, "delay": 3600}])
+    over_s = time.monotonic() + 0.3
+    assert server.request("GET", "/queues/a").json["messages"]["delayed"] == 2
+    server.kill()
+    wait_until(lambda: time.monotonic() > over_s)
+    server = start()
+    assert server.request("GET", "/queues/a/messages").json["content"] == 1
+    assert server.request("GET", "/queues/a/messages").status == 204
+
+
+def test_a_lease_ends_at_its_time_over_a_restart(start: Callable[..., Server]) -> None:
+    server = start()
+    server.request("POST", "/queues", {"name": "a"})
+    server.request("POST", "/queues/a/messages", {"content": 1})
+    leased = server.request("GET", "/queues/a/messages?visibility_timeout=3").json
+    server.kill()
+    server = start()
+    (shown_now,) = server.request("GET", "/queues/a/peek?state=in_flight").json["messages"]
+    assert shown_now["visible_at"] == leased["visible_at"]
+    assert server.request("GET", "/queues/a/messages?wait=30").json["receive_count"] == 2
+    late_s = time.time() - datetime.fromisoformat(leased["visible_at"]).timestamp()
+    print(f"late by {late_s * 1000:.1f} ms")
+    assert -0.01 < late_s < 1.5
 
 
 def test_time_passes_by_itself(server: Server) -> None:
