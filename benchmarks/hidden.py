@@ -17,7 +17,7 @@ from typing import Literal
 from msgspec import Struct
 
 from benchmarks.load import HttpRequest, Loader, Sample, run_cycle
-from benchmarks.measure import Plan, Speed, Spread, Step, new_setup, ratio, speed
+from benchmarks.measure import Plan, Speed, Spread, Step, new_setup, ratio, speed, spread
 from benchmarks.server import Client
 from benchmarks.systems import PAGE_MESSAGES, Tq, send_batch, start_tq
 
@@ -30,14 +30,21 @@ HIDDEN_SECONDS = 36_000  # longer than any run
 
 
 class HiddenFigures(Struct, frozen=True):
-    """A cell. `ratio` is its requests/s to those of an empty queue; None for that one itself."""
+    """A cell. `cpu_us` is the server's processor time for a request. Ratios are to an empty queue, which has none."""
 
     round: str
     hiding: Hiding
     messages: int
     connections: int
     speed: Speed
+    cpu_us: Spread
     ratio: Spread | None
+    cpu_ratio: Spread | None
+
+
+class CpuSample(Struct, frozen=True):
+    sample: Sample
+    cpu_us: float
 
 
 def hidden_steps(plan: Plan) -> int:
@@ -46,7 +53,7 @@ def hidden_steps(plan: Plan) -> int:
 
 def compare_hidden(plan: Plan, loader: Loader, directory: Path, step: Step) -> list[HiddenFigures]:
     """Raises Failed. All cells are run by our own loader: wrk cannot show a receipt it was given."""
-    samples: dict[tuple[str, Hiding], list[Sample]] = defaultdict(list)
+    samples: dict[tuple[str, Hiding], list[CpuSample]] = defaultdict(list)
     levels: dict[Hiding, int] = {hiding: plan.backlog_levels[1] if hiding != "none" else 0 for hiding in HIDINGS}
     with ExitStack() as stack:
         running: dict[Hiding, Tq] = {}
@@ -63,20 +70,28 @@ def compare_hidden(plan: Plan, loader: Loader, directory: Path, step: Step) -> l
                     with step(f"tq, {name}, {levels[hiding]:,} {hiding}"):
                         sample = _measure(tq, name, plan.backlog_connections, plan.duration_s)
                     samples[name, hiding].append(sample)
-    return [
-        HiddenFigures(
-            name,
-            hiding,
-            levels[hiding],
-            plan.backlog_connections,
-            speed(found),
-            None if hiding == "none" else ratio(found, samples[name, "none"]),
-        )
-        for (name, hiding), found in samples.items()
-    ]
+    return [_figures(samples, cell, levels[cell[1]], plan.backlog_connections) for cell in samples]
 
 
-def _measure(tq: Tq, name: str, connections: int, duration_s: float) -> Sample:
+def _figures(
+    samples: dict[tuple[str, Hiding], list[CpuSample]], cell: tuple[str, Hiding], messages: int, connections: int
+) -> HiddenFigures:
+    name, hiding = cell
+    ours, base = samples[cell], samples[name, "none"]
+    is_base = hiding == "none"
+    return HiddenFigures(
+        name,
+        hiding,
+        messages,
+        connections,
+        speed([one.sample for one in ours]),
+        spread(one.cpu_us for one in ours),
+        None if is_base else ratio([one.sample for one in ours], [one.sample for one in base]),
+        None if is_base else spread(our.cpu_us / their.cpu_us for our, their in zip(ours, base, strict=True)),
+    )
+
+
+def _measure(tq: Tq, name: str, connections: int, duration_s: float) -> CpuSample:
     url = f"http://127.0.0.1:{tq.port}/queues/{QUEUE}/messages"
     requests = {
         "send": HttpRequest("POST", url, tq.setup.envelope),
@@ -84,7 +99,9 @@ def _measure(tq: Tq, name: str, connections: int, duration_s: float) -> Sample:
         "lease": HttpRequest("GET", f"{url}?visibility_timeout={HIDDEN_SECONDS}"),
         "ack": HttpRequest("DELETE", f"{url}/{{receipt}}"),
     }
-    return run_cycle([requests[step] for step in ROUNDS[name]], connections, duration_s)
+    before_s = tq.server.cpu_seconds()
+    sample = run_cycle([requests[step] for step in ROUNDS[name]], connections, duration_s)
+    return CpuSample(sample, (tq.server.cpu_seconds() - before_s) / sample.requests * 1e6)
 
 
 def hide(tq: Tq, queue: str, how: Hiding, messages: int, end: float) -> None:

@@ -90,10 +90,13 @@ def _hidden(figures: Sequence[HiddenFigures]) -> list[str]:
             _held(one),
             *_speed(one.speed),
             _ratio(one.ratio),
+            _text(one.cpu_us, 0),
+            _ratio(one.cpu_ratio),
         ]
         for one in sorted(figures, key=lambda one: one.round, reverse=True)
     ]
-    return _table(["", "connections >", "in the queue >", *SPEED_COLUMNS, "to an empty queue >"], rows)
+    ratios = ("to an empty queue >", "CPU µs >", "to an empty queue >")
+    return _table(["", "connections >", "in the queue >", *SPEED_COLUMNS, *ratios], rows)
 
 
 def _held(one: HiddenFigures) -> str:

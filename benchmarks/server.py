@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import re
 import select
 import subprocess
@@ -50,6 +51,11 @@ class ServerProcess:
     @property
     def pid(self) -> int:
         return self._popen.pid
+
+    def cpu_seconds(self) -> float:
+        """What it has used so far. The format is that of /proc/<pid>/stat in proc(5)."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def end(self) -> None:
         """SIGTERM, and SIGKILL when that does not help."""

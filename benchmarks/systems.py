@@ -75,8 +75,9 @@ class DoNothing:
 class Tq:
     """A tq server. A cell fails when the server's own count of messages is not the loader's count of answers."""
 
-    def __init__(self, port: int, setup: Setup) -> None:
-        self.port = port
+    def __init__(self, server: ServerProcess, setup: Setup) -> None:
+        self.server = server
+        self.port = server.port
         self.setup = setup
 
     def measure(self, operation: Operation, connections: int, duration_s: float) -> Sample:
@@ -190,7 +191,7 @@ def start_do_nothing(setup: Setup) -> Iterator[System]:
 def start_tq(setup: Setup) -> Iterator[Tq]:
     data_dir = setup.directory / "data"
     with ServerProcess(setup.directory, "tq", "serve", "--port", "0", "--data-dir", str(data_dir)) as server:
-        yield Tq(server.port, setup)
+        yield Tq(server, setup)
 
 
 BASE = Row("do-nothing Tornado", start_do_nothing)  # what the others are compared with

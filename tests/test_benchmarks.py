@@ -203,7 +203,7 @@ def test_a_cell_whose_answers_were_not_all_messages_fails(tmp_path: Path) -> Non
 def test_the_own_loader_takes_an_empty_queue_for_a_failure(tmp_path: Path) -> None:
     setup = Setup(tmp_path, OwnLoader(), 100)
     with ServerProcess(tmp_path, "tq", "serve", "--port", "0", "--data-dir", str(tmp_path / "data")) as server:
-        Tq(server.port, setup).fill("few", 3)
+        Tq(server, setup).fill("few", 3)
         with pytest.raises(Failed, match="status 204"):
             setup.loader.run(setup.request("receive", server.port, "few"), 1, 0.1)
 
