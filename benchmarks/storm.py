@@ -27,7 +27,7 @@ ENDED = {"leases": "timed_out", "lifetimes": "expired"}  # the total that counts
 INTERVAL_S = 0.01  # between two requests of the open loop: far below what the server can do
 SPARE = 1_000  # messages in the queue of the open loop, so that a receive that overtakes a send finds one
 TRIAL_PART = 20  # a part of the fill that is done before, to see how long the whole takes
-SLACK = 1.5  # by which the rest of the fill may be slower
+SLACK = 2.0  # by which the rest of the fill may be slower
 LOOK_S = 0.25  # between two looks whether the storm is over
 STORM_SECONDS = 600  # after which it is given up
 
