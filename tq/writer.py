@@ -22,7 +22,7 @@ from tq.store import Store
 
 MAX_GROUP_COMMANDS = 1_000  # bounds the time until the first of a group is answered
 MAX_GROUP_BYTES = 4 * 1024 * 1024
-MAX_DUE = 250  # timers done in one group, 6 ms of work: a million that end at once must not hold up the requests
+MAX_DUE = 100  # timers done in one group, 3 ms of work: a million that end at once must not hold up the requests
 MAX_SLEEP_S = 1.0  # how soon it is noticed that the machine itself has slept
 
 Done = Callable[[Any], None]
