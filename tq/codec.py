@@ -31,7 +31,11 @@ from tq.model import Clock, DeadLetterOrigin, QueueSettings
 
 VERSION = 1
 CHUNK_BYTES = 4_080  # with its 16-byte header, one 4 KiB page of LMDB exactly
+_SURELY_INLINE_BYTES = 512  # the rest of a record without headers has less than 1,400 bytes
 MAX_INLINE_BYTES = 1_984  # a larger value would not fit twice in a page and get pages of its own
+
+
+_pack = msgpack.Packer().pack  # `packb` makes one for each call
 
 
 class CorruptRecord(Exception):
@@ -121,10 +125,13 @@ def unpack_message(value: bytes) -> MessageRecord:
 
 def split_body(record: MessageRecord) -> tuple[MessageRecord, list[bytes]]:
     """Cut headers and body into chunks when the record would be too large with them."""
-    if len(pack_message(record)) <= MAX_INLINE_BYTES:
-        return record, []
     assert isinstance(record.body, bytes)
-    head: bytes = msgpack.packb(record.headers) if record.headers else b""
+    size = len(record.body)
+    if size <= _SURELY_INLINE_BYTES and not record.headers:
+        return record, []
+    if size <= MAX_INLINE_BYTES and len(pack_message(record)) <= MAX_INLINE_BYTES:
+        return record, []
+    head: bytes = _pack(record.headers) if record.headers else b""
     whole = head + record.body
     body = ChunkedBody(len(whole), crc32(whole), len(head))
     pieces = [whole[at : at + CHUNK_BYTES] for at in range(0, len(whole), CHUNK_BYTES)]
@@ -193,7 +200,7 @@ def unpack_queue(value: bytes) -> QueueRecord:
 
 
 def _seal(fields: list[Any]) -> bytes:
-    value: bytes = bytes([VERSION]) + msgpack.packb(fields)
+    value: bytes = bytes([VERSION]) + _pack(fields)
     return value + crc32(value).to_bytes(4)
 
 

@@ -11,7 +11,7 @@ from collections import Counter
 from tq import codec, keys
 from tq.codec import CorruptRecord, QueueRecord
 from tq.errors import InvalidQueueName, QueueDamaged, QueueNotFound
-from tq.model import QUEUE_NAME
+from tq.model import QUEUE_NAME, Clock
 from tq.store import Space, Tx
 
 _QUEUE_NAME = re.compile(QUEUE_NAME)
@@ -55,10 +55,17 @@ class Group:
         self.chunks = tx.space(keys.CHUNKS)
         self.due = tx.space(keys.DUE)
         self._queues: dict[str, Queue] = {}
+        self._wall_ms: int | None = None
 
     def wall_ms(self) -> int:
         """What the wall clock says: timers run on a clock that never jumps, which may be ahead of it."""
-        return self.now_ms - codec.unpack_clock(self.tx.space(keys.META).get(keys.CLOCK)).offset_ms
+        if self._wall_ms is None:
+            self._wall_ms = self.now_ms - codec.unpack_clock(self.tx.space(keys.META).get(keys.CLOCK)).offset_ms
+        return self._wall_ms
+
+    def set_clock(self, clock: Clock) -> None:
+        self.tx.space(keys.META).put(keys.CLOCK, codec.pack_clock(clock))
+        self._wall_ms = None
 
     def queue(self, name: str) -> Queue:
         """Raises InvalidQueueName, QueueNotFound, QueueDamaged."""

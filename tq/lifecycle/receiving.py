@@ -60,16 +60,9 @@ def _take(group: Group, queue: Queue, command: model.Receive) -> model.Received:
             else:
                 whole = read(group, queue, key, record)
                 after = _taken(record, due_at_ms)
+                shown = after if whole is record else replace(after, body=whole.body, headers=whole.headers)
+                page.add(show(group, queue, key, shown, is_leased=due_at_ms is not None))
                 taken.append((key, record, after))
-                page.add(
-                    show(
-                        group,
-                        queue,
-                        key,
-                        replace(after, body=whole.body, headers=whole.headers),
-                        is_leased=due_at_ms is not None,
-                    )
-                )
         except CorruptRecord:
             damaged.append((key, value))
         if page.is_full or len(expired) + len(damaged) == MAX_SKIPPED:

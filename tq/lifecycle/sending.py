@@ -25,14 +25,14 @@ MAX_DROPPED = 10_000  # by one send to a full queue that drops its oldest
 class Plan(Struct):
     """What a send will do to one queue: for each draft the id it duplicates or None, and the keys to drop before."""
 
-    drafts: list[model.Draft]
-    known: list[int | None]
+    drafts: Sequence[model.Draft]
+    known: Sequence[int | None]
     drops: list[bytes]
 
 
 def send(group: Group, command: model.Send) -> model.Sent:
-    plan = make_plan(group, group.queue(command.queue), command.drafts)
-    return carry_out(group, group.queue(command.queue), plan)
+    queue = group.queue(command.queue)
+    return carry_out(group, queue, make_plan(group, queue, command.drafts))
 
 
 def make_plan(
@@ -43,7 +43,8 @@ def make_plan(
     freed_bytes: int = 0,
 ) -> Plan:
     """Raises MessageTooLarge, QueueFull. What the same transaction is about to free counts as free."""
-    largest = queue.record.settings.max_message_bytes
+    settings = queue.record.settings
+    largest = settings.max_message_bytes
     for index, draft in enumerate(drafts):
         if len(draft.content) > largest:
             raise MessageTooLarge(
@@ -51,17 +52,17 @@ def make_plan(
                 f"{largest:,} is the most that the queue {queue.name!r} takes."
             )
     known = _find_duplicates(group, queue, drafts)
-    new = [draft for draft, duplicate in zip(drafts, known, strict=True) if duplicate is None]
-    drops = _make_room(queue, len(new) - freed_messages, sum(map(_size, new)) - freed_bytes)
-    return Plan(list(drafts), known, drops)
+    drops: list[bytes] = []
+    if settings.max_messages or settings.max_bytes:
+        new = [len(draft.content) for draft, duplicate in zip(drafts, known, strict=True) if duplicate is None]
+        drops = _make_room(queue, len(new) - freed_messages, sum(new) - freed_bytes)
+    return Plan(drafts, known, drops)
 
 
-def _size(draft: model.Draft) -> int:
-    return len(draft.content)
-
-
-def _find_duplicates(group: Group, queue: Queue, drafts: Sequence[model.Draft]) -> list[int | None]:
+def _find_duplicates(group: Group, queue: Queue, drafts: Sequence[model.Draft]) -> Sequence[int | None]:
     """For each draft the id of the message it repeats: an earlier one's, or one that this send is about to make."""
+    if all(draft.dedup_id is None for draft in drafts):
+        return (None,) * len(drafts)
     next_id = queue.record.next_sequence
     found: list[int | None] = []
     here: dict[str, int] = {}

@@ -44,15 +44,16 @@ def leased(group: Group, queue: Queue, receipt: str) -> tuple[bytes, MessageReco
     queue_id, key, attempt = parsed
     if queue_id != queue.id:
         raise StaleReceipt("The receipt is of a queue that was purged or deleted since, or of another one.")
-    found = locate(group, queue, key)
-    if found is None:
+    value = group.tx.space(keys.IN_FLIGHT).get(keys.shared_key(queue_id, key))
+    if value is None:
+        if locate(group, queue, key):
+            raise StaleReceipt(f"The lease of message {keys.sequence_of(key)} is over.")
         raise MessageNotFound(f"There is no message {keys.sequence_of(key)} in the queue {queue.name!r} any more.")
-    state, value = found
     try:
         record = codec.unpack_message(value)
     except CorruptRecord as error:
         raise MessageNotFound(f"Message {keys.sequence_of(key)} is damaged.") from error
-    if state != "in_flight" or record.attempt != attempt:
+    if record.attempt != attempt:
         raise StaleReceipt(f"The lease of message {keys.sequence_of(key)} is over.")
     return key, record
 

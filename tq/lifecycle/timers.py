@@ -76,11 +76,10 @@ def _forget(group: Group, queue: Queue, dedup_id: str, time_ms: int) -> None:
 
 def keep_time(group: Group) -> None:
     """Store how late it is, so that time does not go back when the wall clock does while the server is down."""
-    meta = group.tx.space(keys.META)
-    clock = codec.unpack_clock(meta.get(keys.CLOCK))
+    clock = codec.unpack_clock(group.tx.space(keys.META).get(keys.CLOCK))
     if group.now_ms - clock.latest_ms >= CLOCK_GRAIN_MS:
-        meta.put(keys.CLOCK, codec.pack_clock(model.Clock(group.now_ms, clock.offset_ms)))
+        group.set_clock(model.Clock(group.now_ms, clock.offset_ms))
 
 
 def set_clock(group: Group, command: model.SetClock) -> None:
-    group.tx.space(keys.META).put(keys.CLOCK, codec.pack_clock(model.Clock(group.now_ms, command.offset_ms)))
+    group.set_clock(model.Clock(group.now_ms, command.offset_ms))
