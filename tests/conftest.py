@@ -22,6 +22,7 @@ from tq.clock import TimerClock
 from tq.settings import Settings
 from tq.store.memory import MemoryStore
 from tq.web.server import Application
+from tq.web.server import Server as HttpServer
 
 
 @pytest.fixture
@@ -104,6 +105,19 @@ def app(io_loop: IOLoop, memory: MemoryStore, settings: Settings, clock: list[in
     yield application
     io_loop.run_sync(application.broker.close)
     assert memory.read(audit) == []
+
+
+@pytest.fixture
+def http_server(io_loop: IOLoop, _unused_port: Any, app: Application) -> Iterator[HttpServer]:
+    """Instead of pytest-tornado's own, which serves by Tornado's connection."""
+    http = HttpServer(app, app.settings)
+
+    async def listen() -> None:
+        await http.listen_on([_unused_port[0]])
+
+    io_loop.run_sync(listen)
+    yield http
+    io_loop.run_sync(http.close)
 
 
 @pytest.fixture

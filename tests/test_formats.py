@@ -29,7 +29,7 @@ ROUND_TRIP = settings(max_examples=100, deadline=None, database=None, suppress_h
 
 
 def request(body: bytes = b"", *, query: str = "", method: str = "POST", **headers: str) -> Request:
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    named = {name.replace("_", "-").lower(): value for name, value in headers.items()}
     return Request(method, "/queues/a/messages", query, named, {"queue": "a"}, body)
 
 

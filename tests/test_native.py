@@ -473,7 +473,8 @@ async def test_a_full_store_takes_no_message_and_gives_them_out(api: Api, memory
     assert shown(await api("DELETE", "/queues/a/messages")) == {"purged": 0}
 
 
-async def test_too_much_waits(api: Api, memory: MemoryStore) -> None:
+async def test_too_much_waits(api: Api, memory: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tq.writer.INLINE_BYTES", 0)  # so that the loop goes on while a commit waits
     await create(api, "a")
     begun, go_on = threading.Event(), threading.Event()
     commit = memory.commit

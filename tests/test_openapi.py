@@ -94,13 +94,13 @@ def test_it_is_served_as_it_is_and_again_only_when_it_is_another(server: Server)
     first = server.request("GET", PATH)
     assert (first.status, first.headers["Content-Type"], first.json) == (200, "application/json", DOCUMENT)
     assert first.headers["Cache-Control"] == "no-cache"
-    tag = first.headers["Etag"]
+    tag = first.headers["ETag"]
     for known in (tag, f"W/{tag}", f'"other", {tag}'):
         again = server.request("GET", PATH, headers={"If-None-Match": known})
-        assert (again.status, again.body, again.headers["Etag"]) == (304, b"", tag)
+        assert (again.status, again.body, again.headers["ETag"]) == (304, b"", tag)
         assert again.headers.keys().isdisjoint({"Content-Type", "Content-Length"})
     assert server.request("GET", PATH, headers={"If-None-Match": '"other"'}).status == 200
-    assert server.request("HEAD", PATH).headers["Etag"] == tag
+    assert server.request("HEAD", PATH).headers["ETag"] == tag
 
 
 # --- what is checked of each answer in the tests of the API ---------------------------------

@@ -31,10 +31,10 @@ ROWS: list[set[str]] = [
     {"tq.store.lmdb", "tq.store.memory"},
     {"tq.writer", "tq.clock", "tq.waiters"},
     {"tq.broker"},
-    {"tq.web.exchange", "tq.web.shapes"},
+    {"tq.web.exchange", "tq.web.parser", "tq.web.shapes"},
     {"tq.web.formats", "tq.web.router", "tq.web.openapi"},
     {"tq.web.native"},
-    {"tq.web"},
+    {"tq.web", "tq.web.connection"},
     {"tq.web.server"},
     {"tq.cli"},
     {"tq.__main__"},
@@ -45,7 +45,8 @@ VENDORS = {
     "lmdb": {"tq.store.lmdb"},
     "msgpack": {"tq.codec"},
     "sortedcontainers": {"tq.store.memory", "tq.waiters"},
-    "tornado": {"tq.web.server"},
+    "tornado": {"tq.web.connection", "tq.web.server"},
+    "httptools": {"tq.web.parser"},
     "click": {"tq.cli"},
 }
 

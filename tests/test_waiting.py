@@ -118,8 +118,9 @@ async def test_a_queue_that_goes_on_wakes(api: Api, app: Application, method: st
 @gen_test
 @pytest.mark.parametrize("query", ["", "?visibility_timeout=30"])
 async def test_what_was_taken_for_a_client_that_went_away_goes_back(
-    api: Api, app: Application, memory: MemoryStore, base_url: str, query: str
+    api: Api, app: Application, memory: MemoryStore, base_url: str, query: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("tq.writer.INLINE_BYTES", 0)  # so that the loop goes on while this commit waits
     await create(api, "a")
     await send(api, 1)
     begun, gone = threading.Event(), threading.Event()

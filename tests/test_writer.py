@@ -1,10 +1,16 @@
-"""Group commit, with a store that holds each commit until the test lets it go."""
+"""Group commit, with a store that holds each commit until the test lets it go.
+
+The writer lives on an event loop in a thread of its own. Most of it is tested with every commit on the writer's thread,
+so that the loop goes on while the store holds one.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
@@ -14,7 +20,16 @@ from tests.harness import wait_until
 from tq.errors import Overloaded, QueueNotFound, StorageFailed
 from tq.model import Command, Receive, Tick, Ticked
 from tq.store import Store
-from tq.writer import MAX_DUE, MAX_GROUP_BYTES, MAX_GROUP_COMMANDS, Entry, Writer
+from tq.writer import (
+    INLINE_BYTES,
+    MAX_DUE,
+    MAX_GROUP_BYTES,
+    MAX_GROUP_COMMANDS,
+    QUICK_COMMITS,
+    SLOW_S,
+    Entry,
+    Writer,
+)
 
 PATIENCE_S = 10  # only how long a test that fails takes to say so
 
@@ -49,6 +64,17 @@ class HeldStore:
         return [before, *self.answer(inner), behind]
 
 
+class Wish(Entry):
+    """An entry that hands its result to a function."""
+
+    def __init__(self, command: Command, done: Callable[[Any], None]) -> None:
+        super().__init__(command)
+        self.done = done
+
+    def settle(self, result: Any) -> None:
+        self.done(result)
+
+
 class Bench:
     """A writer on a held store. Each call of `deliver` is one entry of `delivered`."""
 
@@ -57,26 +83,59 @@ class Bench:
         self.delivered: queue.Queue[list[Any]] = queue.Queue()
         self.ticked: queue.Queue[Any] = queue.Queue()
         self.clock: Iterator[int] = itertools.count(100)
-        self.writer = Writer(
+        self.loop = asyncio.new_event_loop()
+        self.thread = threading.Thread(target=self.loop.run_forever)
+        self.thread.start()
+        self.writer = self.call(lambda: self.make(commands, size))
+        assert self.ticked.get(timeout=PATIENCE_S) == Ticked(None, {})  # it looks at once what is due
+
+    def make(self, commands: int, size: int) -> Writer:
+        return Writer(
             cast(Store, self.store),
             lambda: next(self.clock),
             self.deliver,
             max_waiting_commands=commands,
             max_waiting_bytes=size,
         )
-        assert self.ticked.get(timeout=PATIENCE_S) == Ticked(None, {})  # it looks at once what is due
 
-    def deliver(self, results: Sequence[tuple[Entry, Any]], ticked: Any) -> None:
-        for entry, result in results:
-            entry.done(result)
+    def call(self, function: Callable[[], Any]) -> Any:
+        """Call a function on the loop and wait for its result."""
+
+        async def run() -> Any:
+            return function()
+
+        return asyncio.run_coroutine_threadsafe(run(), self.loop).result(PATIENCE_S)
+
+    def deliver(self, entries: Sequence[Entry], results: Sequence[Any], ticked: Any) -> None:
+        for entry, result in zip(entries, results, strict=True):
+            entry.settle(result)
         if results:
-            self.delivered.put([result for _, result in results])
+            self.delivered.put(list(results))
         else:
             self.ticked.put(ticked)
 
+    def wish(self, command: Command, done: Callable[[Any], None]) -> Entry:
+        entry = Wish(command, done)
+        self.call(lambda: self.writer.submit(entry))
+        return entry
+
     def submit(self, *commands: Command) -> None:
-        for command in commands:
-            self.writer.submit(command, lambda _: None)
+        def submit_all() -> None:
+            for command in commands:
+                self.writer.submit(Wish(command, lambda _: None))
+
+        self.call(submit_all)
+
+    def close(self) -> None:
+        """Close the writer; returns when it is closed."""
+        asyncio.run_coroutine_threadsafe(self.writer.close(), self.loop).result(PATIENCE_S)
+
+    def end(self) -> None:
+        self.store.permits.release(1_000)
+        self.close()
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join()
+        self.loop.close()
 
     def block(self) -> Command:
         """Let the writer sit in a commit, so that everything else waits."""
@@ -95,7 +154,8 @@ class Bench:
 
 
 @pytest.fixture
-def make_bench() -> Iterator[Callable[..., Bench]]:
+def make_bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Bench]]:
+    monkeypatch.setattr("tq.writer.INLINE_BYTES", 0)
     made: list[Bench] = []
 
     def make(**bounds: int) -> Bench:
@@ -104,9 +164,7 @@ def make_bench() -> Iterator[Callable[..., Bench]]:
 
     yield make
     for bench in made:
-        bench.store.permits.release(1_000)
-        bench.writer.close()
-        assert not bench.writer._thread.is_alive()
+        bench.end()
 
 
 @pytest.fixture
@@ -167,7 +225,7 @@ def test_each_command_gets_its_own_result(bench: Bench) -> None:
     bench.store.answer = lambda commands: [QueueNotFound() if c.queues[0] == "b" else c.queues[0] for c in commands]
     bench.block()
     for name in "abc":
-        bench.writer.submit(Receive((name,)), lambda result, name=name: results.__setitem__(name, result))
+        bench.wish(Receive((name,)), lambda result, name=name: results.__setitem__(name, result))
     bench.let_go(2)
     assert (results["a"], results["c"]) == ("a", "c")
     assert isinstance(results["b"], QueueNotFound)
@@ -192,52 +250,33 @@ def test_a_group_has_so_many_bytes(bench: Bench) -> None:
 
 def test_a_command_may_be_submitted_while_results_are_delivered(bench: Bench) -> None:
     second = Receive(("second",))
-    bench.writer.submit(Receive(("q",)), lambda _: bench.submit(second))
+    bench.wish(Receive(("q",)), lambda _: bench.writer.submit(Wish(second, lambda _: None)))
     assert bench.let_go(2) == [[Receive(("q",))], [second]]
 
 
-def test_many_threads_keep_each_their_order(bench: Bench) -> None:
-    bench.store.permits.release(100_000)
-    results: list[Command] = []
-
-    def work(name: str) -> None:
-        for number in range(300):
-            bench.writer.submit(Receive((name,), number), results.append)
-
-    threads = [threading.Thread(target=work, args=(name,)) for name in "abcdefgh"]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    bench.writer.close()
-    for name in "abcdefgh":
-        assert [c.limit for c in results if c.queues[0] == name] == list(range(300))
-    assert list(itertools.chain(*bench.store.groups)) == results
-
-
-def test_a_cancelled_command_is_neither_committed_nor_done(bench: Bench) -> None:
+def test_a_dropped_command_is_neither_committed_nor_done(bench: Bench) -> None:
     done: list[Any] = []
     first = bench.block()
-    entries = [bench.writer.submit(command, done.append) for command in numbered(3)]
-    entries[1].is_cancelled = True
+    entries = [bench.wish(command, done.append) for command in numbered(3)]
+    entries[1].is_dropped = True
     kept = [numbered(3)[0], numbered(3)[2]]
     assert bench.let_go(2) == [[first], kept]
     assert done == kept
 
 
-def test_a_command_cancelled_too_late_is_done(bench: Bench) -> None:
+def test_a_command_dropped_too_late_is_done(bench: Bench) -> None:
     done: list[Any] = []
-    entry = bench.writer.submit(Receive(("q",)), done.append)
+    entry = bench.wish(Receive(("q",)), done.append)
     bench.wait_for_a_commit()
-    entry.is_cancelled = True
+    entry.is_dropped = True
     bench.let_go()
     assert done == [Receive(("q",))]
 
 
-def test_a_cancelled_command_leaves_its_room(make_bench: Callable[..., Bench]) -> None:
+def test_a_dropped_command_leaves_its_room(make_bench: Callable[..., Bench]) -> None:
     bench = make_bench(size=100)
     bench.block()
-    bench.writer.submit(Sized(100), lambda _: None).is_cancelled = True
+    bench.wish(Sized(100), lambda _: None).is_dropped = True
     with pytest.raises(Overloaded):
         bench.submit(*sized(1))
     bench.let_go()
@@ -325,7 +364,7 @@ def test_a_command_larger_than_all_that_may_wait_goes_alone(make_bench: Callable
 def test_closing_commits_what_waits(bench: Bench) -> None:
     first = bench.block()
     bench.submit(*numbered(3))
-    closing = threading.Thread(target=bench.writer.close)
+    closing = threading.Thread(target=bench.close)
     closing.start()
     assert closing.is_alive()
     assert bench.let_go(2) == [[first], numbered(3)]
@@ -336,25 +375,95 @@ def test_closing_commits_what_waits(bench: Bench) -> None:
     assert len(bench.store.groups) == 2
 
 
-def test_closing_refuses_at_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_closing_refuses_at_once(bench: Bench) -> None:
     """Also while the last group is still being committed."""
     bench.block()
-    is_joining = threading.Event()
-    join = bench.writer._thread.join
-    monkeypatch.setattr(bench.writer._thread, "join", lambda: (is_joining.set(), join()))
-    closing = threading.Thread(target=bench.writer.close)
-    closing.start()
-    assert is_joining.wait(PATIENCE_S)
-    with pytest.raises(Overloaded):
+    closing = asyncio.run_coroutine_threadsafe(bench.writer.close(), bench.loop)
+    with pytest.raises(Overloaded, match="stopping"):
         bench.submit(Receive(("too late",)))
+    assert not closing.done()
     bench.let_go()
-    closing.join()
+    closing.result(PATIENCE_S)
 
 
 def test_closing_an_idle_writer_twice(bench: Bench) -> None:
-    bench.writer.close()
-    bench.writer.close()
+    bench.close()
+    bench.close()
     assert bench.store.groups == []
+
+
+# --- where a group is committed ---------------------------------------------------------
+
+
+class TimedStore:
+    """Takes as long for a commit as it is told, and notes the threads that commit."""
+
+    def __init__(self) -> None:
+        self.took_s = 0.0
+        self.threads: list[str] = []
+
+    def commit(self, commands: list[Command], now_ms: int) -> list[Any]:
+        self.threads.append("loop" if threading.current_thread() is threading.main_thread() else "aside")
+        time.sleep(self.took_s)
+        return [Ticked(None, {}), *commands[1:-1], Ticked(None, {})]
+
+
+async def committed(timed: Writer, command: Command) -> Any:
+    """Submit a command and wait for its result."""
+    future = asyncio.get_running_loop().create_future()
+    timed.submit(Wish(command, future.set_result))
+    return await asyncio.wait_for(future, PATIENCE_S)
+
+
+def test_a_slow_disk_gets_a_thread_until_it_is_quick_again() -> None:
+    async def run() -> list[str]:
+        store = TimedStore()
+        timed = Writer(cast(Store, store), lambda: 0, deliver, max_waiting_commands=9, max_waiting_bytes=9)
+        store.took_s = SLOW_S * 2
+        for _ in range(3):
+            await committed(timed, Sized(0))
+        store.took_s = 0
+        for _ in range(QUICK_COMMITS + 2):
+            await committed(timed, Sized(0))
+        await timed.close()
+        return store.threads
+
+    assert asyncio.run(run()) == ["loop"] + ["aside"] * (2 + QUICK_COMMITS) + ["loop"] * 2
+
+
+def test_a_large_group_gets_a_thread() -> None:
+    async def run() -> list[str]:
+        store = TimedStore()
+        timed = Writer(cast(Store, store), lambda: 0, deliver, max_waiting_commands=9, max_waiting_bytes=9)
+        for size in (INLINE_BYTES - 1, INLINE_BYTES, 0):
+            await committed(timed, Sized(size))
+        await timed.close()
+        return store.threads
+
+    assert asyncio.run(run()) == ["loop", "aside", "loop"]
+
+
+def test_the_loop_goes_on_while_a_slow_disk_commits() -> None:
+    async def run() -> tuple[float, float]:
+        store = TimedStore()
+        timed = Writer(cast(Store, store), lambda: 0, deliver, max_waiting_commands=9, max_waiting_bytes=9)
+        store.took_s = 0.3
+        await committed(timed, Sized(0))
+        began_s = time.monotonic()
+        slow = asyncio.ensure_future(committed(timed, Sized(0)))
+        await asyncio.sleep(0.001)
+        turned_s = time.monotonic() - began_s
+        await slow
+        await timed.close()
+        return turned_s, time.monotonic() - began_s
+
+    turned_s, took_s = asyncio.run(run())
+    assert turned_s < 0.15 < 0.3 <= took_s
+
+
+def deliver(entries: Sequence[Entry], results: Sequence[Any], ticked: Any) -> None:
+    for entry, result in zip(entries, results, strict=True):
+        entry.settle(result)
 
 
 # --- failure ---------------------------------------------------------------------------
@@ -401,7 +510,7 @@ def test_a_failed_writer_can_be_closed(bench: Bench) -> None:
     bench.store.answer = fail_with(StorageFailed())
     bench.block()
     bench.let_go()
-    bench.writer.close()
+    bench.close()
     with pytest.raises(StorageFailed):
         bench.submit(Receive(("later",)))
 
@@ -417,7 +526,7 @@ def test_a_store_that_gives_too_few_results_is_not_trusted_again(make_bench: Cal
     bench = make_bench()
     bench.store.commit = lambda commands, now_ms: []
     got: list[Any] = []
-    bench.writer.submit(Receive("q"), got.append)
+    bench.wish(Receive("q"), got.append)
     wait_until(lambda: bench.writer.failure is not None)
     with pytest.raises(StorageFailed):
-        bench.writer.submit(Receive("q"), got.append)
+        bench.wish(Receive("q"), got.append)

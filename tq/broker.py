@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any
 
@@ -30,7 +30,7 @@ from tq.errors import InternalError, Overloaded, StorageFailed, TqError
 from tq.settings import Settings
 from tq.store import Store
 from tq.waiters import Waiter, Waiters
-from tq.writer import Done, Entry, Writer
+from tq.writer import Entry, Writer
 
 SWEEP_RECORDS = 1_000  # reclaimed in one commit, about a millisecond of work
 REDRIVE_MESSAGES = 500  # moved in one commit
@@ -40,26 +40,33 @@ CLOCK_CHECK_S = 1.0  # how often the wall clock is looked at
 log = logging.getLogger("tq.broker")
 
 
-class Ticket:
+Done = Callable[[Any], None]
+"""Called once with a command's result, or with the TqError it failed with."""
+
+
+class Ticket(Entry):
     """One request on its way. `cancel` it when nobody wants the answer any more."""
 
-    __slots__ = ("_broker", "command", "deadline", "done", "entry", "is_cancelled", "is_over", "timer", "waiter")
+    __slots__ = ("_broker", "deadline", "done", "is_cancelled", "is_over", "is_submitted", "timer", "waiter")
 
     def __init__(self, broker: Broker, command: model.Command, done: Done) -> None:
+        super().__init__(command)
         self._broker = broker
-        self.command = command
         self.done = done
-        self.entry: Entry | None = None
         self.waiter: Waiter | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.deadline = 0.0
         self.is_cancelled = False
         self.is_over = False
+        self.is_submitted = False
 
     def cancel(self) -> None:
         if not self.is_over and not self.is_cancelled:
             self.is_cancelled = True
             self._broker.cancelled(self)
+
+    def settle(self, result: Any) -> None:
+        self._broker.settle(self, result)
 
 
 class Broker:
@@ -131,7 +138,7 @@ class Broker:
         """Commit what waits, deliver its results and close the store."""
         self.stop_waiting()
         self._clock_timer.cancel()
-        await self._loop.run_in_executor(None, self._writer.close)
+        await self._writer.close()
         self._store.close()
 
     # --- commands -------------------------------------------------------------
@@ -156,12 +163,13 @@ class Broker:
                 self._finish(ticket, refusal)
 
     def _hand_over(self, ticket: Ticket) -> None:
-        ticket.entry = self._writer.submit(ticket.command, lambda result: self._settle(ticket, result))
+        self._writer.submit(ticket)
+        ticket.is_submitted = True
 
-    def _settle(self, ticket: Ticket, result: Any) -> None:
+    def settle(self, ticket: Ticket, result: Any) -> None:
         """The result of a ticket's command is there."""
         command = ticket.command
-        ticket.entry = None
+        ticket.is_submitted = False
         if isinstance(result, Exception):
             result = self._fail(result)
             self._pass_on(ticket)
@@ -169,7 +177,7 @@ class Broker:
             for message_id in result.quarantined:
                 log.error("queue %s: message %d is damaged and was set aside", result.queue, message_id)
             if ticket.is_cancelled:
-                self._give_back(result)
+                self.give_back(result)
             elif (result.quarantined or result.is_cut_short) and not result.messages:
                 self._try_again(ticket)  # it met nothing but what is damaged or expired: behind that there may be more
                 return
@@ -212,16 +220,13 @@ class Broker:
             storage=self._store.info(),
         )
 
-    def _deliver(self, results: Sequence[tuple[Entry, Any]], ticked: Any) -> None:
-        """On the writer's thread: wake the loop once for the whole group."""
-        self._loop.call_soon_threadsafe(self._group_done, results, ticked)
-
-    def _group_done(self, results: Sequence[tuple[Entry, Any]], ticked: Any) -> None:
+    def _deliver(self, entries: Sequence[Entry], results: Sequence[Any], ticked: Any) -> None:
+        """What became of a group of commands."""
         is_torn = not isinstance(ticked, model.Ticked)
-        for entry, result in results:
+        for entry, result in zip(entries, results, strict=True):
             is_torn |= isinstance(result, Exception) and not isinstance(result, TqError)
             try:
-                entry.done(result)
+                entry.settle(result)
             except Exception:
                 log.exception("a result could not be delivered")
         if is_torn:
@@ -260,8 +265,8 @@ class Broker:
             ticket.timer = None
         if ticket.waiter:
             self._waiters.remove(ticket.waiter)
-        if ticket.entry and isinstance(ticket.command, model.Receive):
-            ticket.entry.is_cancelled = True
+        if ticket.is_submitted and isinstance(ticket.command, model.Receive):
+            ticket.is_dropped = True
             self._pass_on(ticket)
 
     def _pass_on(self, ticket: Ticket, queue: str = "") -> None:
@@ -271,7 +276,8 @@ class Broker:
                 if name != queue:
                     self._wake(name, 1)
 
-    def _give_back(self, received: model.Received) -> None:
+    def give_back(self, received: model.Received) -> None:
+        """Undo a receive whose answer cannot be delivered."""
         if received.messages:
             log.info("queue %s: %d messages go back, their receiver is gone", received.queue, len(received.messages))
             self.submit(model.Unreceive(received.queue, received.messages), _report("giving messages back"))

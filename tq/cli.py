@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 
 import click
 import msgspec
+import uvloop
 
 from tq import __version__, lifecycle
 from tq.broker import Broker
@@ -18,6 +20,8 @@ from tq.errors import EXIT_STORAGE_FAILED, EXIT_USAGE, StartError
 from tq.settings import Settings
 from tq.store import Store
 from tq.web.server import Application, Server
+
+GARBAGE_OBJECTS = 20_000  # may pile up before cycles are looked for; a request leaves none
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -57,7 +61,9 @@ def serve(**flags: Any) -> None:
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         settings = _settings(flags)
-        sys.exit(asyncio.run(_serve(settings)))
+        gc.freeze()  # what lives as long as the process
+        gc.set_threshold(GARBAGE_OBJECTS)
+        sys.exit(uvloop.run(_serve(settings)))
     except StartError as error:
         click.echo(f"tq: {error}", err=True)
         sys.exit(error.exit_code)
@@ -80,9 +86,9 @@ async def _serve(settings: Settings) -> int:
         loop.add_signal_handler(signum, stop.set)
     store = open_store(settings)
     broker = Broker(store, settings)
-    server = Server(Application(broker, settings))
+    server = Server(Application(broker, settings), settings)
     try:
-        urls = server.listen()
+        urls = await server.listen()
         click.echo(f"tq {__version__} listens on {' and '.join(urls)}, data in {settings.data_dir}")
         await _first(stop, broker.failed)
         await server.close()

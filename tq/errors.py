@@ -8,6 +8,7 @@
     │   ├── QueueNotFound            queue_not_found             404
     │   └── MessageNotFound          message_not_found           404
     ├── MethodNotAllowed             method_not_allowed          405
+    ├── RequestTimeout               request_timeout             408
     ├── QueueExists                  queue_exists                409
     ├── QueueNotEmpty                queue_not_empty             409
     ├── InFlight                     in_flight                   409
@@ -81,6 +82,10 @@ class MessageNotFound(NotFound):
 
 class MethodNotAllowed(TqError):
     code, status, title = "method_not_allowed", 405, "This path does not take this method."
+
+
+class RequestTimeout(TqError):
+    code, status, title = "request_timeout", 408, "The request took too long to arrive."
 
 
 class QueueExists(TqError):

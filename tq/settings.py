@@ -46,6 +46,26 @@ class Settings(Struct, frozen=True):
             description="Largest request line and headers together; browsers and proxies stay below.",
         ),
     ] = 32 * 1024
+    header_seconds: Annotated[
+        float,
+        Meta(gt=0, le=3600, description="Time a client has for a request line and headers; then 408."),
+    ] = 10.0
+    body_seconds: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=3600,
+            description="Time a client has for a body, or to take an answer, beyond what 16 KiB/s would take.",
+        ),
+    ] = 30.0
+    idle_seconds: Annotated[
+        float,
+        Meta(gt=0, description="How long a connection may be silent between requests; proxies reuse theirs."),
+    ] = 300.0
+    max_connections: Annotated[
+        int,
+        Meta(ge=1, description="Connections at a time; one more gets 503. Also bounded by the open files allowed."),
+    ] = 20_000
     max_waiting_commands: Annotated[
         int,
         Meta(

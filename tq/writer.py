@@ -1,19 +1,25 @@
-"""Group commit: one thread that commits everything that waits, again and again.
+"""Group commit: all commands that wait are committed together, again and again.
 
-While it waits for the disk (the GIL is free then) more commands arrive, and they are the next group. There is no
-timer and nothing to tune: groups grow with the load, and one alone is committed at once. The results of a group are
-handed over in one call.
+There is no timer and nothing to tune: what arrives while a group is committed, or in the same turn of the event loop,
+is the next group, so groups grow with the load, and one command alone is committed at once. The results of a group
+are handed over in one call.
 
-A `Tick` stands before the commands of every group, so that what is due is done first, and another behind them, which
-says what is due next. The thread sleeps until then at the most.
+*Where a group is committed.* On the event loop itself while that is quick: a thread would fight with the loop for the
+GIL at every system call. A disk that turns out to be slow, or a group that is large, gets a thread, and the loop goes
+on serving meanwhile. Either way one commit runs at a time, from its begin to its end on one thread, as LMDB wants it.
+
+*What is due.* A `Tick` stands before the commands of every group, so that what is due is done first, and another behind
+them, which says what is due next. The writer wakes by itself then.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
-import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from tq.errors import Overloaded, StorageFailed
@@ -24,120 +30,178 @@ MAX_GROUP_COMMANDS = 1_000  # bounds the time until the first of a group is answ
 MAX_GROUP_BYTES = 4 * 1024 * 1024
 MAX_DUE = 100  # timers done in one group, 3 ms of work: a million that end at once must not hold up the requests
 MAX_SLEEP_S = 1.0  # how soon it is noticed that the machine itself has slept
-
-Done = Callable[[Any], None]
-"""Called once with a command's result, or with the exception it failed with."""
+INLINE_BYTES = 256 * 1024  # a group of less is committed on the loop: 10 ms of work at the most
+SLOW_S = 0.03  # a commit that takes longer was the last on the loop …
+QUICK_COMMITS = 10  # … until so many in a row were quicker again
 
 log = logging.getLogger("tq.writer")
 
 
 class Entry:
-    """A command that waits. Cancelled before its group is formed, it is never applied and never done."""
+    """A command that waits, and who wants its result. One that `is_dropped` in time is neither applied nor settled."""
 
-    __slots__ = ("command", "done", "is_cancelled")
+    __slots__ = ("command", "cost_bytes", "is_dropped")
 
-    def __init__(self, command: Command, done: Done) -> None:
+    def __init__(self, command: Command) -> None:
         self.command = command
-        self.done = done
-        self.is_cancelled = False
+        self.cost_bytes = command.cost_bytes
+        self.is_dropped = False
+
+    def settle(self, result: Any) -> None:
+        """Take the result of the command, or the exception it failed with; what it did is on disk."""
+        raise NotImplementedError
 
 
 class Writer:
-    """Owns the write side of a store from its first command to `close`."""
+    """Owns the write side of a store, from its first command to `close`. It lives on the running event loop."""
 
     def __init__(
         self,
         store: Store,
         now_ms: Callable[[], int],
-        deliver: Callable[[Sequence[tuple[Entry, Any]], Any], None],
+        deliver: Callable[[Sequence[Entry], Sequence[Any], Any], None],
         *,
         max_waiting_commands: int,
         max_waiting_bytes: int,
     ) -> None:
-        """`deliver` is called on the writer's thread with the results of each group, in order, and its `Ticked`."""
+        """`deliver` is called on the loop with the entries of each group, their results, and its last `Ticked`."""
         self._store = store
         self._now_ms = now_ms
         self._deliver = deliver
         self._max_commands = max_waiting_commands
         self._max_bytes = max_waiting_bytes
+        self._loop = asyncio.get_running_loop()
+        self._thread = ThreadPoolExecutor(1, "tq-writer")
         self._waiting: deque[Entry] = deque()
         self._waiting_bytes = 0
-        self._changed = threading.Condition()
+        self._is_scheduled = False
+        self._is_committing = False  # on the thread
         self._is_closing = False
+        self._quick_commits = QUICK_COMMITS
         self._next_due_ms: int | None = 0  # unknown until the first group: look at once
+        self._alarm: asyncio.TimerHandle | None = None
+        self._alarm_ms = 0
+        self._idle = asyncio.Event()
         self.failure: StorageFailed | None = None
-        self._thread = threading.Thread(target=self._run, name="tq-writer", daemon=True)
-        self._thread.start()
+        self._schedule()
 
-    def submit(self, command: Command, done: Done) -> Entry:
+    def submit(self, entry: Entry) -> None:
         """Queue a command for the next group. Raises Overloaded and StorageFailed."""
-        size = command.cost_bytes
-        entry = Entry(command, done)
-        with self._changed:
-            if self.failure:
-                raise self.failure
-            if self._is_closing:
-                raise Overloaded("The server is stopping.")
-            if len(self._waiting) >= self._max_commands:
-                raise Overloaded(f"{len(self._waiting):,} commands wait for the disk; try again.")
-            if self._waiting and self._waiting_bytes + size > self._max_bytes:
-                raise Overloaded(f"{self._waiting_bytes:,} bytes wait for the disk; try again.")
-            self._waiting.append(entry)
-            self._waiting_bytes += size
-            self._changed.notify()
-        return entry
+        size = entry.cost_bytes
+        if self.failure:
+            raise self.failure
+        if self._is_closing:
+            raise Overloaded("The server is stopping.")
+        if len(self._waiting) >= self._max_commands:
+            raise Overloaded(f"{len(self._waiting):,} commands wait for the disk; try again.")
+        if self._waiting and self._waiting_bytes + size > self._max_bytes:
+            raise Overloaded(f"{self._waiting_bytes:,} bytes wait for the disk; try again.")
+        self._waiting.append(entry)
+        self._waiting_bytes += size
+        if not self._is_scheduled:
+            self._schedule()
 
-    def close(self) -> None:
-        """Commit what waits, then end the thread. Later commands get Overloaded."""
-        with self._changed:
-            self._is_closing = True
-            self._changed.notify()
-        self._thread.join()
+    async def close(self) -> None:
+        """Commit what waits. Later commands get Overloaded."""
+        self._is_closing = True
+        while self._waiting or self._is_committing:
+            self._idle.clear()
+            await self._idle.wait()
+        if self._alarm:
+            self._alarm.cancel()
+        self._thread.shutdown(wait=False)  # it has nothing to do any more
+
+    # --- groups -------------------------------------------------------------
+
+    def _schedule(self) -> None:
+        """Commit in the next turn of the loop: whatever else is read in this one is in the group."""
+        if not self._is_committing:
+            self._is_scheduled = True
+            self._loop.call_soon(self._run)
 
     def _run(self) -> None:
-        while (entries := self._next_group()) is not None:
-            commands = [Tick(MAX_DUE), *(entry.command for entry in entries), Tick(0)]
-            _, *results, ticked = self._commit(commands)
-            self._next_due_ms = ticked.next_due_ms if isinstance(ticked, Ticked) else None
-            self._deliver(list(zip(entries, results, strict=True)), ticked)
+        self._is_scheduled = False
+        if self._is_committing or not (self._waiting or (self._is_due() and not self._is_closing)):
+            return
+        entries, size = self._next_group()
+        commands = [Tick(MAX_DUE), *[entry.command for entry in entries], Tick(0)]
+        if size < INLINE_BYTES and self._quick_commits >= QUICK_COMMITS:
+            self._done(entries, *self._commit(commands))
+        else:
+            self._is_committing = True
+            self._thread.submit(self._commit_aside, entries, commands)
 
-    def _next_group(self) -> list[Entry] | None:
-        """What waits, as far as the bounds of a group allow; nothing when only a timer is due, None at the end."""
+    def _next_group(self) -> tuple[list[Entry], int]:
+        """What waits, as far as the bounds of a group allow, and what it costs."""
         group: list[Entry] = []
         size = 0
-        with self._changed:
-            while not self._waiting:
-                if self._is_closing:
-                    return None
-                sleep_s = self._sleep_s()
-                if sleep_s == 0:
-                    break
-                self._changed.wait(sleep_s)
-            while self._waiting and len(group) < MAX_GROUP_COMMANDS and size < MAX_GROUP_BYTES:
-                entry = self._waiting.popleft()
-                size += entry.command.cost_bytes
-                if not entry.is_cancelled:
-                    group.append(entry)
-            self._waiting_bytes -= size
-        return group
+        while self._waiting and len(group) < MAX_GROUP_COMMANDS and size < MAX_GROUP_BYTES:
+            entry = self._waiting.popleft()
+            size += entry.cost_bytes
+            if not entry.is_dropped:
+                group.append(entry)
+        self._waiting_bytes -= size
+        return group, size
 
-    def _sleep_s(self) -> float | None:
-        """How long nothing is due; None for ever, or once the storage failed."""
-        if self._next_due_ms is None or self.failure:
-            return None
-        return min(max(0, self._next_due_ms - self._now_ms()) / 1000, MAX_SLEEP_S)
+    def _commit_aside(self, entries: list[Entry], commands: list[Command]) -> None:
+        """On the thread."""
+        results, took_s = self._commit(commands)
+        self._loop.call_soon_threadsafe(self._done_aside, entries, results, took_s)
 
-    def _commit(self, commands: list[Command]) -> list[Any]:
+    def _done_aside(self, entries: list[Entry], results: list[Any], took_s: float) -> None:
+        self._is_committing = False
+        self._done(entries, results, took_s)
+
+    def _commit(self, commands: list[Command]) -> tuple[list[Any], float]:
+        """The results, and how long it took."""
         if self.failure:
-            return [self.failure] * len(commands)
+            return [self.failure] * len(commands), 0
+        began_s = time.perf_counter()
         try:
             results = self._store.commit(commands, self._now_ms())
             if len(results) != len(commands):
                 raise StorageFailed(f"{len(commands)} commands got {len(results)} results")
-            return results
+            return results, time.perf_counter() - began_s
         except Exception as error:
             # Whatever it was, the state of the store is unknown now, and the promise is not to guess.
             log.exception("the storage failed")
             known = error if isinstance(error, StorageFailed) else StorageFailed(str(error))
             self.failure = known
-            return [known] * len(commands)
+            return [known] * len(commands), 0
+
+    def _done(self, entries: list[Entry], results: list[Any], took_s: float) -> None:
+        self._quick_commits = 0 if took_s > SLOW_S else self._quick_commits + 1
+        ticked = results[-1]
+        self._next_due_ms = ticked.next_due_ms if isinstance(ticked, Ticked) else None
+        self._deliver(entries, results[1:-1], ticked)
+        if not self._waiting:
+            self._idle.set()
+            if self._is_closing or not self._is_due():
+                self._set_alarm()
+                return
+        if not self._is_scheduled:
+            self._schedule()
+
+    # --- what is due -------------------------------------------------------------
+
+    def _is_due(self) -> bool:
+        """There is something to do without a command. Once the storage failed nothing ever is."""
+        return self._next_due_ms is not None and self._next_due_ms <= self._now_ms()
+
+    def _set_alarm(self) -> None:
+        """Wake when something is due; one that is set already for an earlier time goes off first."""
+        due_ms = self._next_due_ms
+        if due_ms is None or self._is_closing or (self._alarm and self._alarm_ms <= due_ms):
+            return
+        if self._alarm:
+            self._alarm.cancel()
+        self._alarm_ms = due_ms
+        sleep_s = max(0, due_ms - self._now_ms()) / 1000
+        self._alarm = self._loop.call_later(min(sleep_s, MAX_SLEEP_S), self._on_alarm)
+
+    def _on_alarm(self) -> None:
+        self._alarm = None
+        if not self._is_due():
+            self._set_alarm()
+        elif not self._is_scheduled:
+            self._schedule()

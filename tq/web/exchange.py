@@ -31,10 +31,11 @@ _JSON_TYPES = ("", JSON, "application/x-www-form-urlencoded")
 class Request:
     """A request that was read to its end. `params` are the variables of the route's path, percent-decoded.
 
-    `asked` is its query string and `told` its JSON body, in the shapes that the route names.
+    `asked` is its query string and `told` its JSON body, in the shapes that the route names. `media_type` is the
+    Content-Type without its parameters, in lower case; empty when there is none.
     """
 
-    __slots__ = ("_query", "asked", "body", "headers", "method", "params", "path", "told")
+    __slots__ = ("_query", "asked", "body", "headers", "media_type", "method", "params", "path", "told")
 
     def __init__(
         self,
@@ -53,11 +54,8 @@ class Request:
         self.body = body
         self.asked: Any = None
         self.told: Any = None
-
-    @property
-    def media_type(self) -> str:
-        """The Content-Type without its parameters, in lower case; empty when there is none."""
-        return self.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        content_type = headers.get("content-type", "")
+        self.media_type = content_type if content_type == JSON else content_type.partition(";")[0].strip().lower()
 
     def query(self) -> dict[str, str]:
         """The query string's fields. Raises InvalidRequest when one is repeated or not UTF-8."""

@@ -50,6 +50,8 @@ BODIES: dict[str, Any] = {
     ANY: bytes,
 }
 
+_WHITESPACE = b" \t\r\n"
+
 _ONE = msgspec.json.Decoder(Envelope)
 _MANY = msgspec.json.Decoder(Batch)
 _MSGPACK = msgspec.msgpack.Decoder(BODIES[MSGPACK])
@@ -57,20 +59,21 @@ _MSGPACK = msgspec.msgpack.Decoder(BODIES[MSGPACK])
 
 def read_drafts(request: Request) -> tuple[Draft, ...]:
     """The messages in a send's body, by its Content-Type. Raises InvalidRequest."""
+    if request.has_json and not is_array(request.body):
+        request.query_as(NoParameters)
+        return _with_key(request, (json_draft(decode(_ONE.decode, request.body), "$"),))
     if not request.has_json and request.media_type not in (NDJSON, MSGPACK):
         options = request.query_as(Options)
-        media_type = _kept_type(request.headers["Content-Type"])
+        media_type = _kept_type(request.headers["content-type"])
         return _with_key(request, (to_draft(request.body, media_type, options, UNSET, "query string: $"),))
     request.query_as(NoParameters)
     if request.media_type == MSGPACK:
         drafts = _batch(_msgpack_drafts(request.body))
     elif request.media_type == NDJSON:
         drafts = _batch(_ndjson_drafts(request.body))
-    elif is_array(request.body):
+    else:
         envelopes = decode(_MANY.decode, request.body)
         drafts = _batch(json_draft(envelope, f"$[{index}]") for index, envelope in enumerate(envelopes))
-    else:
-        drafts = (json_draft(decode(_ONE.decode, request.body), "$"),)
     return _with_key(request, drafts)
 
 
@@ -83,7 +86,8 @@ def is_batch(request: Request) -> bool:
 
 
 def is_array(body: bytes) -> bool:
-    return body.lstrip(b" \t\r\n")[:1] == b"["
+    first = body[:1]
+    return first == b"[" or (first in _WHITESPACE and body.lstrip(_WHITESPACE)[:1] == b"[")
 
 
 def to_draft(
@@ -120,7 +124,7 @@ def _utf8(text: str, place: str) -> bytes:
 
 def _with_key(request: Request, drafts: tuple[Draft, ...]) -> tuple[Draft, ...]:
     """An Idempotency-Key is the deduplication id of the messages that have none: of the n-th in a batch with `#n`."""
-    key = request.headers.get("Idempotency-Key")
+    key = request.headers.get("idempotency-key")
     if not key:
         return drafts
     try:
@@ -336,7 +340,7 @@ def choose(headers: Mapping[str, str], offers: list[str]) -> str:
     Equal offers: the one that is named more exactly, then the earlier. Where none is acceptable the first JSON: a
     message that was taken must be handed over all the same.
     """
-    accept = headers.get("Accept", "*/*")
+    accept = headers.get("accept", "*/*")
     if accept == "*/*":
         return offers[0]
     ranges = [_media_range(part) for part in accept.split(",")]

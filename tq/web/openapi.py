@@ -21,6 +21,7 @@ from tq.errors import (
     InvalidRequest,
     MessageTooLarge,
     Overloaded,
+    RequestTimeout,
     StorageFailed,
     StorageFull,
     TqError,
@@ -38,7 +39,15 @@ is ignored. A JSON body may come without a `Content-Type`, or with the form type
 """
 
 # What a request may meet before its route has looked at it, and what its kind may meet in the storage.
-_ANY_REQUEST = (InvalidRequest, HostMissing, MessageTooLarge, UnsupportedMediaType, HeadersTooLarge, InternalError)
+_ANY_REQUEST = (
+    InvalidRequest,
+    HostMissing,
+    RequestTimeout,
+    MessageTooLarge,
+    UnsupportedMediaType,
+    HeadersTooLarge,
+    InternalError,
+)
 _ANY_COMMAND = (Overloaded, StorageFailed, StorageFull)
 _ANY_QUERY = (StorageFailed,)
 
@@ -54,7 +63,7 @@ def published(*routes: Route) -> tuple[Route, ...]:
         """This document."""
         # It is asked for each time, for the server may be another version by then; when it is not, that is all.
         headers = (("ETag", tag), ("Cache-Control", "no-cache"))
-        is_known = tag in request.headers.get("If-None-Match", "")
+        is_known = tag in request.headers.get("if-none-match", "")
         return Response(304, headers=headers) if is_known else Response(200, document, JSON, headers)
 
     answers = {200: Answer({JSON: dict[str, Any]}, {"ETag": str}), 304: Answer({}, {"ETag": str})}

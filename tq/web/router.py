@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any, get_type_hints
 from urllib.parse import unquote
 
 from tq.errors import MethodNotAllowed, NotFound
 from tq.model import Command
 from tq.web.exchange import Route
+
+REMEMBERED_PATHS = 4_096  # most requests are for a few queues
 
 # Keys in a node of the tree that no segment of a path can be: a segment is not empty and holds no slash.
 _HERE = ""  # the node's own resource
@@ -20,10 +23,12 @@ class Resource:
 
     def __init__(self) -> None:
         self._routes: dict[str, Route] = {}
+        self.variables: list[str] = []
         self.allow = "OPTIONS"
 
     def add(self, route: Route) -> None:
         self._routes[route.method] = route
+        self.variables = [segment[1:-1] for segment in route.path.split("/") if segment.startswith("{")]
         if route.method == "GET" and not issubclass(get_type_hints(route.ask)["return"], Command):
             self._routes["HEAD"] = route
         self.allow = ", ".join(sorted({*self._routes, "OPTIONS"}))
@@ -44,9 +49,13 @@ class Router:
             for segment in route.path.strip("/").split("/"):
                 node = node.setdefault(_ANY if segment.startswith("{") else segment, {})
             node.setdefault(_HERE, Resource()).add(route)
+        self.find = lru_cache(maxsize=REMEMBERED_PATHS)(self._find)
 
-    def find(self, path: str) -> tuple[Resource, list[str]]:
-        """The resource at a path and the segments that took its variables, still encoded. Raises NotFound."""
+    def _find(self, path: str) -> tuple[Resource, dict[str, str]]:
+        """The resource at a path, and the path's variables by name, percent-decoded. Raises NotFound.
+
+        What is not UTF-8 in a variable becomes U+FFFD, which nothing is named.
+        """
         node = self._tree
         variables = []
         for segment in path.removesuffix("/").removeprefix("/").split("/"):
@@ -54,15 +63,10 @@ class Router:
                 node = node[segment]
             elif segment and _ANY in node:
                 node = node[_ANY]
-                variables.append(segment)
+                variables.append(unquote(segment))
             else:
                 raise NotFound
         if _HERE not in node:
             raise NotFound
-        return node[_HERE], variables
-
-
-def variables_of(route: Route, encoded: list[str]) -> dict[str, str]:
-    """The path's variables by name, percent-decoded. What is not UTF-8 becomes U+FFFD, which nothing is named."""
-    names = [segment[1:-1] for segment in route.path.split("/") if segment.startswith("{")]
-    return dict(zip(names, map(unquote, encoded), strict=True))
+        resource = node[_HERE]
+        return resource, dict(zip(resource.variables, variables, strict=True))

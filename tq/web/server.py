@@ -1,10 +1,4 @@
-"""Drives the routes on Tornado's HTTP server: reads a request, runs its route, writes the response, and does nothing
-else.
-
-Each request is a `tornado.httputil.HTTPMessageDelegate`, Tornado's own interface between a connection and what
-answers it. A `RequestHandler` would wrap the same calls in an object with sixty more methods for three times the
-cost.
-"""
+"""The server: requests to routes, results to answers, and the sockets that connections come from."""
 
 from __future__ import annotations
 
@@ -14,317 +8,233 @@ import errno
 import http.client
 import logging
 import re
+import resource
 import socket
+import ssl
 import time
 from typing import Any
 
 from tornado import httputil, netutil
-from tornado.httpserver import HTTPServer
 
 from tq import __version__
 from tq.broker import Broker, Ticket
-from tq.errors import (
-    EXIT_ADDRESS,
-    HeadersTooLarge,
-    HostMissing,
-    InternalError,
-    InvalidRequest,
-    MessageTooLarge,
-    MethodNotAllowed,
-    StartError,
-    TqError,
-    UnsupportedMediaType,
-)
+from tq.errors import EXIT_ADDRESS, InternalError, InvalidRequest, MethodNotAllowed, StartError, TqError
+from tq.model import Command, Query, Receive, Received, Send, Settle
 from tq.settings import Settings
 from tq.web import ROUTES
+from tq.web.connection import Connection, Limits, Stream, WholeRequest
 from tq.web.exchange import Request, Response, Route, problem
-from tq.web.router import Router, variables_of
+from tq.web.parser import Head, KnownHeads
+from tq.web.router import Router
 
-_MIB = 1024 * 1024
-DISCARD_BYTES = 64 * _MIB  # of a refused body are read, so that the client gets to see the refusal
 BACKLOG = 1024  # connections that may wait to be accepted; the kernel's own bound is often 4,096
+CHECK_S = 1.0  # how often slow clients are looked for
+SPARE_FILES = 64  # descriptors that connections leave for the storage and whatever else
+DRAIN_CHECK_S = 0.01
 
 log = logging.getLogger("tq.web")
 
 
 class Application(httputil.HTTPServerConnectionDelegate):
-    """What Tornado's server asks for a delegate for each request."""
+    """What a connection asks for a delegate for each request."""
 
     def __init__(self, broker: Broker, settings: Settings) -> None:
         self.broker = broker
         self.settings = settings
         self.router = Router(ROUTES)
-        self._date = (0, "")
-        self._in_hand = 0
-        self.is_stopping = False  # each answer ends its connection
-        self.is_stopped = False  # no request is run any more
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._second = 0
+        self._heads: dict[tuple[int, str | None], bytes] = {}
 
-    def start_request(
-        self,
-        server_conn: object,
-        request_conn: httputil.HTTPConnection,
-    ) -> httputil.HTTPMessageDelegate:
+    def start_request(self, server_conn: object, request_conn: httputil.HTTPConnection) -> WholeRequest:
+        assert isinstance(request_conn, Stream)
         return _Exchange(self, request_conn)
 
-    def date(self) -> str:
-        """The Date header, made once a second."""
+    def head(self, response: Response) -> bytes:
+        """Status line and headers; without any of its own they are made once a second for each kind of answer."""
         second = int(time.time())
-        if second != self._date[0]:
-            self._date = (second, email.utils.formatdate(second, usegmt=True))
-        return self._date[1]
-
-    def began(self) -> None:
-        self._in_hand += 1
-        self._idle.clear()
-
-    def ended(self) -> None:
-        self._in_hand -= 1
-        if not self._in_hand:
-            self._idle.set()
-
-    async def stop(self) -> None:
-        """Let requests in hand finish, and their answers leave, for `shutdown_seconds`; then run no more."""
-        self.is_stopping = True
-        self.broker.stop_waiting()
-        try:
-            async with asyncio.timeout(self.settings.shutdown_seconds):
-                while self._in_hand:
-                    await self._idle.wait()
-        except TimeoutError:
-            log.warning("requests still in hand were cut off")
-        self.is_stopped = True
-
-
-class _Exchange(httputil.HTTPMessageDelegate):
-    """One request on its way in and its response on the way out."""
-
-    def __init__(self, application: Application, connection: httputil.HTTPConnection) -> None:
-        self._application = application
-        self._connection = connection
-        self._method = ""
-        self._target = ""
-        self._headers = httputil.HTTPHeaders()
-        self._body: list[bytes] = []
-        self._body_bytes = 0
-        self._is_refused = False
-        self._is_over = False  # the answer was given, or nobody is there to take it
-        self._ticket: Ticket | None = None
-        self._is_released = False  # … and has left
-
-    # --- in -------------------------------------------------------------
-
-    def headers_received(
-        self,
-        start_line: httputil.RequestStartLine | httputil.ResponseStartLine,
-        headers: httputil.HTTPHeaders,
-    ) -> None:
-        assert isinstance(start_line, httputil.RequestStartLine)
-        self._application.began()
-        self._connection.set_close_callback(self.on_connection_close)  # type: ignore[attr-defined]
-        self._method = start_line.method
-        self._target = start_line.path
-        self._headers = headers
-        self._mend_headers(start_line.version)
-        self._check_framing()
-        try:
-            self._check_headers(start_line)
-        except TqError as error:
-            self._refuse(error)
-
-    def _mend_headers(self, version: str) -> None:
-        """Make Tornado see what it would overlook: it compares these two headers as they are written."""
-        expectation = self._headers.pop("Expect", "")
-        if expectation and version != "HTTP/1.0":  # which knows no 100 (RFC 9110, 10.1.1)
-            self._headers["Expect"] = expectation.lower()
-        says_close = "close" in re.split(r"[\t ,]+", self._headers.get("Connection", "").lower())
-        if says_close or self._application.is_stopping:
-            self._close_at_the_end()
-
-    def _close_at_the_end(self) -> None:
-        self._connection._disconnect_on_finish = True  # type: ignore[attr-defined]
-
-    def _check_framing(self) -> None:
-        """Tornado checks this too, but when it reads the body: an answer of ours could be out by then.
-
-        Raises HTTPInputError, upon which Tornado answers 400 and closes.
-        """
-        lengths = set(re.split(r",[\t ]*", self._headers.get("Content-Length", "0")))
-        coding = self._headers.get("Transfer-Encoding", "chunked")
-        is_both = "Content-Length" in self._headers and "Transfer-Encoding" in self._headers
-        if is_both or len(lengths) > 1 or not re.fullmatch("[0-9]{1,18}", lengths.pop()) or coding.lower() != "chunked":
-            raise httputil.HTTPInputError("Malformed framing")
-
-    def _check_headers(self, start_line: httputil.RequestStartLine) -> None:
-        settings = self._application.settings
-        size = len(start_line.path) + sum(len(n) + len(v) + 4 for n, v in self._headers.get_all())
-        if size > settings.max_header_bytes:
-            raise HeadersTooLarge(
-                f"The request line and headers have {size:,} bytes; {settings.max_header_bytes:,} is the most."
-            )
-        hosts = self._headers.get_list("Host")
-        if len(hosts) > 1 or (not hosts and start_line.version != "HTTP/1.0"):
-            raise HostMissing
-        if self._headers.get("Content-Encoding", "identity").lower() != "identity":
-            raise UnsupportedMediaType("Content-Encoding is not taken; send the body as it is.")
-        length = self._headers.get("Content-Length", "0").partition(",")[0]
-        if int(length) > settings.max_body_bytes:
-            raise _body_too_large(settings)
-
-    def data_received(self, chunk: bytes) -> None:
-        self._body_bytes += len(chunk)
-        if self._is_refused:
-            if self._body_bytes > DISCARD_BYTES:
-                self._end()
-        elif self._body_bytes > self._application.settings.max_body_bytes:
-            self._body.clear()
-            self._refuse(_body_too_large(self._application.settings))
+        if second != self._second:
+            self._second = second
+            self._heads.clear()
+        kind = response.status, response.content_type
+        if response.headers:
+            head = self._make_head(*kind, dict(response.headers))
         else:
-            self._body.append(chunk)
+            head = self._heads.get(kind) or self._heads.setdefault(kind, self._make_head(*kind, {}))
+        return head if response.status in (204, 304) else b"%bContent-Length: %d\r\n" % (head, len(response.body))
 
-    def finish(self) -> None:
-        if self._connection.stream.closed() or self._application.is_stopped:  # type: ignore[attr-defined]
-            # Tornado goes on with what it had read when it closed: this would be run and not answered.
-            self.on_connection_close()
-            return
-        if self._is_refused:
-            self._end()
+    def _make_head(self, status: int, content_type: str | None, own: dict[str, str]) -> bytes:
+        headers = {
+            "Server": f"tq/{__version__}",
+            "Date": email.utils.formatdate(self._second, usegmt=True),
+            "Cache-Control": "no-store",
+            "X-Content-Type-Options": "nosniff",
+        }
+        if content_type:
+            headers["Content-Type"] = content_type
+        lines = [f"{name}: {value}\r\n" for name, value in (headers | own).items()]
+        return f"HTTP/1.1 {status} {http.client.responses[status]}\r\n{''.join(lines)}".encode("latin-1")
+
+    def refusal(self, error: TqError) -> tuple[bytes, bytes]:
+        """Head and body of the answer to what a connection refuses by itself."""
+        response = problem(error)
+        return self.head(response), response.body
+
+
+class _Exchange(WholeRequest):
+    """One request of a route, and its answer."""
+
+    def __init__(self, application: Application, stream: Stream) -> None:
+        self._application = application
+        self._stream = stream
+        self._route: Route | None = None
+        self._asked: Command | Query | None = None
+        self._response: Response | None = None
+        self._ticket: Ticket | None = None
+        self._may_wait = False
+
+    def receive(self, head: Head, body: bytes) -> None:
+        try:
+            self._find(head, body)
+        except TqError as error:
+            self._response = problem(error)
+        except Exception:
+            log.exception("%s %s failed", head.method, head.target)
+            self._response = problem(InternalError())
+
+    def _find(self, head: Head, body: bytes) -> None:
+        method = head.method
+        path, query = _split_target(head.target)
+        resource, variables = self._application.router.find(path)
+        if method == "OPTIONS":
+            self._response = Response(204, headers=(("Allow", resource.allow),))
             return
         try:
-            self._run()
-        except TqError as error:
-            self._respond(problem(error))
-        except Exception:
-            log.exception("%s %s failed", self._method, self._target)
-            self._respond(problem(InternalError()))
+            route = resource.route(method)
+        except MethodNotAllowed as error:
+            self._response = problem(error, (("Allow", resource.allow),))
+            return
+        self._route = route
+        self._request = Request(method, path, query, head.headers, variables, body)
+        asked = route.parse(self._request)
+        if isinstance(asked, Response):
+            self._response = asked
+            return
+        self._asked = asked
+        if isinstance(asked, Receive):
+            self.needs_client = True
+            self._may_wait = asked.wait_ms > 0
+        else:
+            self.may_overlap = isinstance(asked, Send | Settle)
+
+    def run(self) -> None:
+        if self._response:
+            self._respond(self._response)
+        else:
+            assert self._asked
+            self._ticket = self._application.broker.submit(self._asked, self._answer)
 
     def on_connection_close(self) -> None:
-        if self._ticket and not self._is_over:
+        if self._ticket:
             self._ticket.cancel()
-        self._is_over = True
-        self._release()
 
-    def _release(self, _: object = None) -> None:
-        if not self._is_released:
-            self._is_released = True
-            self._application.ended()
-
-    # --- the route -------------------------------------------------------------
-
-    def _run(self) -> None:
-        path, query = _split_target(self._target)
-        resource, encoded = self._application.router.find(path)
-        if self._method == "OPTIONS":
-            self._respond(Response(204, headers=(("Allow", resource.allow),)))
-            return
-        try:
-            route = resource.route(self._method)
-        except MethodNotAllowed as error:
-            self._respond(problem(error, (("Allow", resource.allow),)))
-            return
-        variables = variables_of(route, encoded)
-        request = Request(self._method, path, query, self._headers, variables, b"".join(self._body))
-        self._body.clear()
-        asked = route.parse(request)
-        if isinstance(asked, Response):
-            self._answer(route, request, asked)
-            return
-        self._ticket = self._application.broker.submit(asked, lambda result: self._answer(route, request, result))
-
-    def _answer(self, route: Route, request: Request, result: Any) -> None:
-        if self._is_over:
+    def _answer(self, result: Any) -> None:
+        self._ticket = None  # it refers back to this
+        if self._may_wait and isinstance(result, Received) and result.messages and self._stream.is_abandoned():
+            self._application.broker.give_back(result)
+            self._stream.abandon()
             return
         if isinstance(result, TqError):
             self._respond(problem(result))
             return
+        assert self._route
         try:
-            self._respond(route.render(request, result))
+            response = self._route.render(self._request, result)
         except TqError as error:
-            self._respond(problem(error))
+            response = problem(error)
         except Exception:
-            log.exception("%s %s could not be answered", self._method, self._target)
-            self._respond(problem(InternalError()))
-
-    # --- out -------------------------------------------------------------
-
-    def _refuse(self, error: TqError) -> None:
-        """Answer before the request was read, then read on for a while without keeping anything.
-
-        To close at once would reset the connection, and the client would lose the answer with it.
-        """
-        self._is_refused = True
-        self._write(problem(error, (("Connection", "close"),)))
-        self._close_at_the_end()
-        if "Expect" in self._headers:
-            self._end()  # the client waits for a word before it sends its body
+            log.exception("%s %s could not be answered", self._request.method, self._request.path)
+            response = problem(InternalError())
+        self._respond(response)
 
     def _respond(self, response: Response) -> None:
-        if not self._is_over:
-            self._write(response)
-            self._end()
-
-    def _write(self, response: Response) -> None:
-        headers = httputil.HTTPHeaders()
-        headers["Server"] = f"tq/{__version__}"
-        headers["Date"] = self._application.date()
-        headers["Cache-Control"] = "no-store"
-        headers["X-Content-Type-Options"] = "nosniff"
-        for name, value in response.headers:
-            headers[name] = value
-        if response.content_type:
-            headers["Content-Type"] = response.content_type
-        if response.status not in (204, 304):
-            headers["Content-Length"] = str(len(response.body))
-        body = None if self._method == "HEAD" else response.body or None
-        start_line = httputil.ResponseStartLine("HTTP/1.1", response.status, http.client.responses[response.status])
-        self._written = self._connection.write_headers(start_line, headers, body)
-
-    def _end(self) -> None:
-        if not self._is_over:
-            self._is_over = True
-            self._connection.finish()
-            self._written.add_done_callback(self._release)
+        body = b"" if self._stream.head.method == "HEAD" else response.body
+        self._stream.respond(self._application.head(response), body)
 
 
 def _split_target(target: str) -> tuple[str, str]:
     """Path and query of a request target, which may be in absolute form (RFC 9112, 3.2). Raises InvalidRequest."""
-    origin = re.match(r"https?://[^/?]*", target)
-    relative = target[origin.end() :] if origin else target
-    path, _, query = relative.partition("?")
-    if not path.startswith("/") and (path or not origin):
-        raise InvalidRequest("The request target is neither a path nor an http URL.")
+    if not target.startswith("/"):
+        origin = re.match(r"https?://[^/?]*(?=[/?]|$)", target)
+        if not origin:
+            raise InvalidRequest("The request target is neither a path nor an http URL.")
+        target = target[origin.end() :]
+    path, _, query = target.partition("?")
     return path, query
 
 
-def _body_too_large(settings: Settings) -> MessageTooLarge:
-    return MessageTooLarge(f"The body has more than {settings.max_body_bytes:,} bytes.")
-
-
 class Server:
-    """Listening sockets and the Tornado server on them."""
+    """Listening sockets, and the connections that come in by them."""
 
-    def __init__(self, application: Application) -> None:
+    def __init__(self, application: Application, settings: Settings, tls: ssl.SSLContext | None = None) -> None:
         self._application = application
-        # The limits that answer properly are checked by _Exchange; these only bound what Tornado buffers.
-        self._http = HTTPServer(
-            application,
-            max_header_size=2 * application.settings.max_header_bytes + _MIB,
-            max_body_size=1 << 62,
+        self._settings = settings
+        self._tls = tls
+        self._limits = Limits(
+            max_connections=min(settings.max_connections, max(1, _open_files() - SPARE_FILES)),
+            max_header_bytes=settings.max_header_bytes,
+            max_body_bytes=settings.max_body_bytes,
+            header_seconds=settings.header_seconds,
+            body_seconds=settings.body_seconds,
+            idle_seconds=settings.idle_seconds,
         )
+        self._connections: set[Connection] = set()
+        self._known = KnownHeads()
+        self._servers: list[asyncio.Server] = []
 
-    def listen(self) -> list[str]:
+    async def listen(self) -> list[str]:
         """Begin to accept connections; returns the base URLs. Raises StartError."""
-        settings = self._application.settings
-        sockets = _bind(settings.host, settings.port)
-        self._http.add_sockets(sockets)
-        return [_url(one) for one in sockets]
+        return await self.listen_on(_bind(self._settings.host, self._settings.port))
+
+    async def listen_on(self, sockets: list[socket.socket]) -> list[str]:
+        loop = asyncio.get_running_loop()
+        for one in sockets:
+            self._servers.append(await loop.create_server(self._accept, sock=one, backlog=BACKLOG, ssl=self._tls))
+        self._check_timer = loop.call_later(CHECK_S, self._check)
+        return [_url(one, self._tls) for one in sockets]
+
+    def _accept(self) -> asyncio.Protocol:
+        return Connection(self._application, self._limits, self._application.refusal, self._connections, self._known)
+
+    def _check(self) -> None:
+        """Give up clients that are too slow."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        for connection in list(self._connections):
+            connection.check(now)
+        self._check_timer = loop.call_later(CHECK_S, self._check)
 
     async def close(self) -> None:
-        """Accept no more connections, finish what is in hand, then close the connections that are idle."""
-        self._http.stop()
-        await self._application.stop()
-        await self._http.close_all_connections()
+        """Accept no more, finish what is in hand, for `shutdown_seconds` at the most, then close every connection."""
+        for server in self._servers:
+            server.close()
+        for connection in self._connections:
+            connection.drain()
+        self._application.broker.stop_waiting()
+        try:
+            async with asyncio.timeout(self._settings.shutdown_seconds):
+                while any(connection.is_busy for connection in self._connections):
+                    await asyncio.sleep(DRAIN_CHECK_S)
+        except TimeoutError:
+            log.warning("requests still in hand were cut off")
+        self._check_timer.cancel()
+        for connection in list(self._connections):
+            connection.close()
+
+
+def _open_files() -> int:
+    """How many descriptors this process may have."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return soft if soft != resource.RLIM_INFINITY else 1 << 20
 
 
 def _bind(host: str, port: int) -> list[socket.socket]:
@@ -351,6 +261,7 @@ def _why_not(host: str, port: int, error: OSError) -> str:
     return f"Cannot listen on {host} port {port} ({error.strerror}); choose another with --host."
 
 
-def _url(listening: socket.socket) -> str:
+def _url(listening: socket.socket, tls: ssl.SSLContext | None) -> str:
     host, port = listening.getsockname()[:2]
-    return f"http://[{host}]:{port}" if listening.family == socket.AF_INET6 else f"http://{host}:{port}"
+    scheme = "https" if tls else "http"
+    return f"{scheme}://[{host}]:{port}" if listening.family == socket.AF_INET6 else f"{scheme}://{host}:{port}"
