@@ -397,11 +397,12 @@ def test_a_timestamp_says_the_millisecond(ms: int) -> None:
 
 
 def test_queries() -> None:
-    assert request().query() == {}
-    assert request(query="a=1&b=%C3%A9+c&d&e=f=g").query() == {"a": "1", "b": "é c", "d": "", "e": "f=g"}
+    fields = dict[str, str]
+    assert request().query_as(fields) == {}
+    assert request(query="a=1&b=%C3%A9+c&d&e=f=g").query_as(fields) == {"a": "1", "b": "é c", "d": "", "e": "f=g"}
     for query in ("a=1&a=1", "a=%ff", "%ff=1", "a&a"):
         with pytest.raises(InvalidRequest):
-            request(query=query).query()
+            request(query=query).query_as(fields)
 
 
 def test_only_json_is_decoded_as_json() -> None:

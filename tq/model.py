@@ -323,7 +323,8 @@ class Send(Command, frozen=True):
 
     @property
     def cost_bytes(self) -> int:
-        return sum(draft.cost_bytes for draft in self.drafts)
+        drafts = self.drafts
+        return drafts[0].cost_bytes if len(drafts) == 1 else sum(draft.cost_bytes for draft in drafts)
 
 
 class Receive(Command, frozen=True):

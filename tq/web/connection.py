@@ -492,6 +492,8 @@ class Connection(asyncio.Protocol):
 
     def check(self, now: float) -> None:
         """Give up a client that is too slow; called every second or so with the loop's time."""
+        if self._transport.is_closing():
+            return
         limits = self._limits
         part = self._parser.part
         silence_s = now - self._since

@@ -9,6 +9,7 @@ with the shapes that it names, and the OpenAPI document is made of the rows.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
@@ -23,6 +24,7 @@ T = TypeVar("T")
 JSON = "application/json"
 ANY = "*/*"
 PROBLEM = "application/problem+json"  # RFC 9457
+REMEMBERED_QUERIES = 1_000  # query strings; consumers send the same few again and again
 
 # What `curl -d` sends unasked is the form type; its users mean JSON.
 _JSON_TYPES = ("", JSON, "application/x-www-form-urlencoded")
@@ -57,27 +59,10 @@ class Request:
         content_type = headers.get("content-type", "")
         self.media_type = content_type if content_type == JSON else content_type.partition(";")[0].strip().lower()
 
-    def query(self) -> dict[str, str]:
-        """The query string's fields. Raises InvalidRequest when one is repeated or not UTF-8."""
-        if not self._query:
-            return {}
-        try:
-            pairs = parse_qsl(self._query, keep_blank_values=True, errors="strict")
-        except ValueError as error:
-            raise InvalidRequest("The query string is not UTF-8.") from error
-        fields = dict(pairs)
-        if len(fields) != len(pairs):
-            raise InvalidRequest("A query parameter is given twice.")
-        return fields
-
     def query_as(self, shape: type[T]) -> T:
         """The query string as a struct of optional fields, numbers read from digits. Raises InvalidRequest."""
-        if not self._query:
-            return shape()
-        try:
-            return msgspec.convert(self.query(), shape, strict=False)
-        except msgspec.ValidationError as error:
-            raise InvalidRequest(f"In the query string: {error}.") from error
+        query: T = _query_as(self._query, shape)
+        return query
 
     def json_as(self, shape: type[T]) -> T:
         """The JSON body as a struct. Raises InvalidRequest and UnsupportedMediaType."""
@@ -88,6 +73,25 @@ class Request:
     @property
     def has_json(self) -> bool:
         return self.media_type in _JSON_TYPES
+
+
+def _read_query(query: str, shape: Any) -> Any:
+    """Raises InvalidRequest."""
+    try:
+        pairs = parse_qsl(query, keep_blank_values=True, errors="strict")
+    except ValueError as error:
+        raise InvalidRequest("The query string is not UTF-8.") from error
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise InvalidRequest("A query parameter is given twice.")
+    try:
+        return msgspec.convert(fields, shape, strict=False)
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(f"In the query string: {error}.") from error
+
+
+# The structs of queries are frozen, so requests can share them.
+_query_as: Callable[[str, Any], Any] = lru_cache(maxsize=REMEMBERED_QUERIES)(_read_query)
 
 
 class NoParameters(Struct, frozen=True, forbid_unknown_fields=True):

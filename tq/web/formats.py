@@ -9,6 +9,7 @@ import base64
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
 
@@ -282,7 +283,12 @@ def _line(message: Message, queue: str | None = None) -> bytes:
 
 def timestamp(ms: int) -> str:
     """RFC 3339, UTC, with milliseconds."""
-    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(ms // 1000))}.{ms % 1000:03d}Z"
+    return f"{_date_and_time(ms // 1000)}.{ms % 1000:03d}Z"
+
+
+@lru_cache(maxsize=1_000)
+def _date_and_time(second: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
 
 
 def _msgpack_message(message: Message, queue: str | None = None) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from tq.errors import (
 MAX_HEADERS = 200  # browsers send about 20, proxies add a few
 MAX_KNOWN_HEADS = 1_000
 MAX_KNOWN_BYTES = 1_000
+_REPEATED = {"GET", "POST"}  # in the paths of other methods stands a message
 _NOT_PLAIN = {"transfer-encoding", "expect", "upgrade", "connection"}
 
 log = logging.getLogger("tq.web")
@@ -77,7 +78,8 @@ class KnownHeads:
     def learn(self, data: bytes, head: Head, body: bytes) -> None:
         """Keep the head of a request that was all of the data, unless it says more than how long the body is."""
         size = len(data) - len(body)
-        if size > MAX_KNOWN_BYTES or not head.keep_alive or head.refusal or head.headers.keys() & _NOT_PLAIN:
+        is_plain = head.keep_alive and not head.refusal and not head.headers.keys() & _NOT_PLAIN
+        if head.method not in _REPEATED or size > MAX_KNOWN_BYTES or not is_plain:
             return
         if len(self._heads) >= MAX_KNOWN_HEADS:
             self._heads.clear()

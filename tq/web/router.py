@@ -63,7 +63,7 @@ class Router:
                 node = node[segment]
             elif segment and _ANY in node:
                 node = node[_ANY]
-                variables.append(unquote(segment))
+                variables.append(unquote(segment) if "%" in segment else segment)
             else:
                 raise NotFound
         if _HERE not in node:
