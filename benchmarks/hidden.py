@@ -97,7 +97,7 @@ def _measure(tq: Tq, name: str, connections: int, duration_s: float) -> CpuSampl
         "send": HttpRequest("POST", url, tq.setup.envelope),
         "receive": HttpRequest("GET", url),
         "lease": HttpRequest("GET", f"{url}?visibility_timeout={HIDDEN_SECONDS}"),
-        "ack": HttpRequest("DELETE", f"{url}/{{receipt}}"),
+        "ack": HttpRequest("DELETE", f"{url}/{{token}}"),
     }
     before_s = tq.server.cpu_seconds()
     sample = run_cycle([requests[step] for step in ROUNDS[name]], connections, duration_s)

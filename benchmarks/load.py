@@ -6,9 +6,9 @@ requests were answered and how long they took.
 
 from __future__ import annotations
 
-import json
 import math
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -17,7 +17,11 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
 
+import msgspec
 from msgspec import Struct
+
+from benchmarks.loader import Found, Work
+from benchmarks.wires import Step
 
 ROOT = Path(__file__).parent.parent  # where `python -m benchmarks.…` and `python -m tq` are run
 WRK_MISSING = "wrk is not installed, so a slower loader takes its place; to install it: apt install wrk"
@@ -37,23 +41,32 @@ class HttpRequest(Struct, frozen=True):
     method: str
     url: str
     body: str = ""
+    content_type: str = "application/json"
 
     def as_bytes(self) -> bytes:
         url = urlsplit(self.url)
         target = f"{url.path}?{url.query}" if url.query else url.path
         lines = [f"{self.method} {target} HTTP/1.1", f"Host: {url.netloc}"]
         if self.body:
-            lines += ["Content-Type: application/json", f"Content-Length: {len(self.body)}"]
+            lines += [f"Content-Type: {self.content_type}", f"Content-Length: {len(self.body)}"]
         return "\r\n".join([*lines, "", self.body]).encode("ascii")
+
+    def as_step(self) -> Step:
+        """Only 200 and 201 are successes, and the 204 of a DELETE; a receive that finds its queue empty is an error."""
+        if self.method == "DELETE":
+            return Step(self.as_bytes(), rb"HTTP/1.1 204 ")
+        return Step(self.as_bytes(), rb'HTTP/1.1 20[01] (?:.*"receipt":"([^"]+)")?')
 
 
 class Sample(Struct, frozen=True):
-    """What one cell gave. `requests` were answered; `seconds` is how long it ran."""
+    """What one cell gave. `requests` were answered in `seconds`; the loader used `loader_cores` meanwhile."""
 
     requests: int
     seconds: float
     p50_ms: float
     p99_ms: float
+    p999_ms: float | None = None
+    loader_cores: float | None = None
 
     @property
     def requests_per_s(self) -> float:
@@ -96,14 +109,16 @@ class Wrk:
         script = self._directory / "request.lua"
         script.write_text(lua_script(request), encoding="ascii")
         options = ["-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", WRK_TIMEOUT, "--latency", "-s", str(script)]
-        return parse_wrk(_output([self._program, *options, request.url], seconds))
+        text, cpu_s = output([self._program, *options, request.url], seconds)
+        sample = parse_wrk(text)
+        return msgspec.structs.replace(sample, loader_cores=cpu_s / sample.seconds)
 
 
 def lua_script(request: HttpRequest) -> str:
     """The script that has wrk send this request. Lua's long brackets take the body as it is."""
     lines = [f'wrk.method = "{request.method}"']
     if request.body:
-        lines += [f"wrk.body = [==[{request.body}]==]", 'wrk.headers["Content-Type"] = "application/json"']
+        lines += [f"wrk.body = [==[{request.body}]==]", f'wrk.headers["Content-Type"] = "{request.content_type}"']
     return "\n".join(lines) + "\n"
 
 
@@ -133,40 +148,41 @@ class OwnLoader:
 
 
 def run_cycle(requests: Sequence[HttpRequest], connections: int, duration_s: float) -> Sample:
-    """Each connection sends these in turn, round and round; `{receipt}` is that of the answer before. Raises Failed."""
-    url = urlsplit(requests[0].url)
-    work = {
-        "host": url.hostname,
-        "port": url.port,
-        "requests": [request.as_bytes().decode() for request in requests],
-        "connections": connections,
-        "duration_s": duration_s,
-    }
-    found = json.loads(_output([sys.executable, "-m", "benchmarks.loader", json.dumps(work)], duration_s))
-    if found["errors"]:
-        raise Failed(f"The loader met {found['errors']} errors, the first: {found['first_error']}")
-    latencies_ms = [ns / 1e6 for ns in sorted(found["latencies_ns"])]
-    if not latencies_ms:
-        raise Failed("The loader got no answer in time.")
-    p50_ms, p99_ms = percentile(latencies_ms, 50), percentile(latencies_ms, 99)
-    return Sample(len(latencies_ms), found["seconds"], p50_ms, p99_ms)
+    """Each connection sends these in turn, round and round; `{token}` is the receipt in the answer before."""
+    port = urlsplit(requests[0].url).port
+    assert port is not None
+    return run_raw(Work(port, "HTTP", [request.as_step() for request in requests], connections, duration_s))
 
 
-def percentile(rising: Sequence[float], percent: int) -> float:
-    """By nearest rank: the smallest value that `percent` of all do not exceed."""
-    return rising[max(0, math.ceil(len(rising) * percent / 100) - 1)]
+def run_raw(work: Work) -> Sample:
+    """Load with the loader in `benchmarks.loader`. Raises Failed when any reply was not good."""
+    command = [sys.executable, "-m", "benchmarks.loader"]
+    text, cpu_s = output(command, work.duration_s, msgspec.json.encode(work).decode())
+    found = msgspec.json.decode(text, type=Found)
+    if found.errors:
+        raise Failed(f"The loader met {found.errors} errors, the first: {found.first_error}")
+    return Sample(found.requests, found.seconds, found.p50_ms, found.p99_ms, found.p999_ms, cpu_s / found.seconds)
 
 
-def _output(command: list[str], duration_s: float) -> str:
-    """What a loader prints. It is killed when it does not end, and when this process is interrupted."""
+def output(command: list[str], duration_s: float, stdin: str = "") -> tuple[str, float]:
+    """What a loader prints, and the processor seconds it used. It is killed when it does not end."""
     timeout = duration_s + SLACK_SECONDS
+    before_s = _children_s()
     try:
-        ran = subprocess.run(command, capture_output=True, text=True, timeout=timeout, cwd=ROOT, check=False)
+        ran = subprocess.run(
+            command, input=stdin, capture_output=True, text=True, timeout=timeout, cwd=ROOT, check=False
+        )
     except subprocess.TimeoutExpired as error:
         raise Failed(f"{command[0]} did not end {SLACK_SECONDS} s after it should have") from error
     if ran.returncode:
         raise Failed(f"{command[0]} ended with {ran.returncode}: {(ran.stderr or ran.stdout)[-2000:]}")
-    return ran.stdout
+    return ran.stdout, _children_s() - before_s
+
+
+def _children_s() -> float:
+    """The processor seconds of all processes that were ended and waited for, which a server that runs is not."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def _wrk_version(program: str) -> str:

@@ -1,115 +1,223 @@
-"""The loader that takes wrk's place: keep-alive connections on raw sockets, in a process of its own.
+"""The loader for what wrk cannot load: one process, one epoll loop, raw sockets, and prepared requests.
 
-`python -m benchmarks.loader '{"host", "port", "requests", "connections", "duration_s"}'` prints the latency of every
-request as JSON. Only 200 and 201 are successes, and the 204 of a DELETE; so a receive that finds its queue empty (204)
-is an error. A connection ends only when its round of requests is done, so that none leaves a message behind.
+`python -m benchmarks.loader` reads a `Work` as JSON on stdin and prints a `Found`. The same loop serves every protocol.
+In a closed loop each connection sends its next request when the answer is there, round and round, and ends only when
+its round is done, so that none leaves a message behind. With a `rate` the loop is open: requests are due at
+fixed times, and each counts from when it was due, however long it then had to wait for a connection.
 """
 
 from __future__ import annotations
 
-import asyncio
-import json
+import contextlib
+import math
 import re
+import select
+import socket
 import sys
 import time
-from typing import Any
+from collections import deque
+from collections.abc import Sequence
 
-RECEIPT = b"{receipt}"  # stands in a request for the receipt of the answer before
+import msgspec
+from msgspec import Struct
+
+from benchmarks.wires import CONNECTION, SIZES, TOKEN, UNASKED, Step, WireName, exchange
+
 FINISH_SECONDS = 20.0  # for answers that are still to come when the time is over
+READ_BYTES = 1 << 18
 
-_LENGTH = re.compile(rb"\r\nContent-Length: *(\d+)", re.IGNORECASE)
-_RECEIPT = re.compile(rb'"receipt":"([^"]+)"')
+
+class Work(Struct, frozen=True):
+    """`hello` is sent once on each connection, `steps` are sent in turn. `rate` is requests/s of an open loop."""
+
+    port: int
+    wire: WireName
+    steps: list[Step]
+    connections: int
+    duration_s: float
+    hello: list[Step] = []
+    rate: float | None = None
+
+
+class Found(Struct, frozen=True):
+    """A run that finds its queue empty ends there: `seconds` is until the last good answer."""
+
+    requests: int
+    seconds: float
+    p50_ms: float = 0
+    p99_ms: float = 0
+    p999_ms: float = 0
+    errors: int = 0
+    first_error: str = ""
+
+
+class Connection:
+    """What it sends, and what is under way. Its socket does not block."""
+
+    def __init__(self, work: Work, number: int) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", work.port), FINISH_SECONDS)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        exchange(self.socket, work.wire, [_numbered(step, number) for step in work.hello])
+        self.socket.setblocking(False)
+        self.steps = [_Prepared(_numbered(step, number)) for step in work.steps]
+        self.next = 0  # of the steps
+        self.begun_ns = 0
+        self.token = b""
+        self.received = b""
+        self.unsent = b""
+
+    def send(self, begun_ns: int) -> None:
+        step = self.steps[self.next]
+        self.begun_ns = begun_ns
+        self.unsent = step.request.replace(TOKEN, self.token) if step.has_token else step.request
+        self.flush()
+
+    def flush(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            self.unsent = self.unsent[self.socket.send(self.unsent) :]
+
+
+class _Prepared:
+    def __init__(self, step: Step) -> None:
+        self.request = step.request
+        self.has_token = TOKEN in step.request
+        self.good = re.compile(step.good, re.DOTALL)
+        self.empty = re.compile(step.empty, re.DOTALL) if step.empty else None
+
+
+def _numbered(step: Step, number: int) -> Step:
+    return msgspec.structs.replace(step, request=step.request.replace(CONNECTION, b"%d" % number))
 
 
 class Load:
-    """What the connections of one run share: the requests, the end, and what they found."""
+    """One run: its connections, its clock, and what it found."""
 
-    def __init__(self, requests: list[bytes], duration_s: float) -> None:
-        self.requests = requests
-        self.begun_ns = time.perf_counter_ns()
-        self.end_ns = self.begun_ns + int(duration_s * 1e9)
-        self.latencies_ns: list[int] = []
-        self.errors: list[str] = []
+    def __init__(self, work: Work) -> None:
+        self._size = SIZES[work.wire]
+        self._epoll = select.epoll()
+        connections = [Connection(work, number) for number in range(work.connections)]
+        self._open = {one.socket.fileno(): one for one in connections}
+        for fd in self._open:
+            self._epoll.register(fd, select.EPOLLIN)
+        self._interval_ns = int(1e9 / work.rate) if work.rate else 0
+        self._free: list[Connection] = []  # of an open loop
+        self._due_ns: deque[int] = deque()  # when those should have been sent that wait for a connection
+        self._latencies_ns: list[int] = []
+        self._errors: list[str] = []
+        self._begun_ns = self._last_ns = self._next_ns = time.perf_counter_ns()
+        self._end_ns = self._begun_ns + int(work.duration_s * 1e9)
 
+    def run(self) -> Found:
+        for one in list(self._open.values()):
+            self._go_on(one, self._begun_ns)
+        while self._open:
+            now_ns = time.perf_counter_ns()
+            if now_ns > self._end_ns + FINISH_SECONDS * 1e9:
+                self._errors.append("no answer in time")
+                break
+            if self._interval_ns:
+                self._send_due(now_ns)
+            for fd, events in self._wait(now_ns):
+                one = self._open[fd]
+                if events & select.EPOLLOUT:
+                    one.flush()
+                    self._watch(one)
+                if events & ~select.EPOLLOUT:
+                    self._receive(one)
+        return self._found()
 
-class Connection(asyncio.Protocol):
-    """Sends a request, waits for its answer and sends the next, round and round until the time is over."""
+    def _wait(self, now_ns: int) -> list[tuple[int, int]]:
+        """In an open loop until the next request is due at most. select(2) knows microseconds, epoll none."""
+        if not self._interval_ns:
+            return self._epoll.poll(1)
+        due_s = (self._next_ns - now_ns) / 1e9 if self._next_ns < self._end_ns else 0.1
+        select.select([self._epoll], [], [], max(0.0, due_s))
+        return self._epoll.poll(0)
 
-    def __init__(self, load: Load) -> None:
-        self._load = load
-        self._buffer = b""
-        self._next = 0
-        self._receipt = b""
-        self._sent_ns = 0
-        self.ended = asyncio.get_running_loop().create_future()
+    def _send_due(self, now_ns: int) -> None:
+        while self._next_ns <= min(now_ns, self._end_ns):
+            self._due_ns.append(self._next_ns)
+            self._next_ns += self._interval_ns
+        while self._due_ns and self._free:
+            self._send(self._free.pop(), self._due_ns.popleft())
+        if self._next_ns > self._end_ns and not self._due_ns:
+            while self._free:
+                self._retire(self._free.pop())
 
-    def connection_made(self, transport: Any) -> None:
-        self._transport = transport
-        self._send()
-
-    def data_received(self, data: bytes) -> None:
-        self._buffer += data
-        size = answer_size(self._buffer)
-        if size is None:
+    def _send(self, one: Connection, begun_ns: int) -> None:
+        try:
+            one.send(begun_ns)
+        except OSError as error:
+            self._fail(one, f"connection lost: {error}")
             return
+        if one.unsent:
+            self._watch(one)
+
+    def _watch(self, one: Connection) -> None:
+        self._epoll.modify(one.socket, select.EPOLLIN | (select.EPOLLOUT if one.unsent else 0))
+
+    def _receive(self, one: Connection) -> None:
+        try:
+            data = one.socket.recv(READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._fail(one, "connection lost")
+            return
+        one.received = (one.received + data).removeprefix(UNASKED) if one.received else data.removeprefix(UNASKED)
+        size = self._size(one.received)
+        if size is not None:
+            reply, one.received = one.received[:size], one.received[size:]
+            self._take(one, reply)
+
+    def _take(self, one: Connection, reply: bytes) -> None:
         now_ns = time.perf_counter_ns()
-        answer, self._buffer = self._buffer[:size], self._buffer[size:]
-        status = answer[9:12]
-        if status in (b"200", b"201") or (status == b"204" and self._is_ack):
-            self._load.latencies_ns.append(now_ns - self._sent_ns)
+        step = one.steps[one.next]
+        good = step.good.match(reply)
+        if good:
+            self._latencies_ns.append(now_ns - one.begun_ns)
+            self._last_ns = now_ns
+            one.token = good[1] if good.lastindex else b""
+            one.next = (one.next + 1) % len(one.steps)
+            self._go_on(one, now_ns)
+        elif step.empty and step.empty.match(reply):
+            self._end_ns = min(self._end_ns, now_ns)
+            self._retire(one)
         else:
-            self._load.errors.append(f"status {status.decode()}")
-        found = _RECEIPT.search(answer)
-        self._receipt = found[1] if found else b""
-        if now_ns < self._load.end_ns or self._next:
-            self._send()
+            self._fail(one, f"answered {reply[:200]!r}")
+
+    def _go_on(self, one: Connection, now_ns: int) -> None:
+        if self._interval_ns:
+            self._free.append(one)
+        elif now_ns < self._end_ns or one.next:
+            self._send(one, now_ns)
         else:
-            self._end()
+            self._retire(one)
 
-    def connection_lost(self, error: Exception | None) -> None:
-        if not self.ended.done():
-            self._load.errors.append(f"connection lost: {error}")
-            self._end()
+    def _fail(self, one: Connection, why: str) -> None:
+        self._errors.append(why)
+        self._retire(one)
 
-    def _send(self) -> None:
-        request = self._load.requests[self._next].replace(RECEIPT, self._receipt)
-        self._next = (self._next + 1) % len(self._load.requests)
-        self._is_ack = request.startswith(b"DELETE ")
-        self._sent_ns = time.perf_counter_ns()
-        self._transport.write(request)
+    def _retire(self, one: Connection) -> None:
+        del self._open[one.socket.fileno()]
+        one.socket.close()
 
-    def _end(self) -> None:
-        self.ended.set_result(None)
-        self._transport.close()
-
-
-def answer_size(buffer: bytes) -> int | None:
-    """Bytes of the answer that the buffer begins with; None while it is not whole. A 204 has no length."""
-    head = buffer.find(b"\r\n\r\n")
-    if head < 0:
-        return None
-    length = _LENGTH.search(buffer, 0, head)
-    size = head + 4 + (int(length[1]) if length else 0)
-    return size if len(buffer) >= size else None
+    def _found(self) -> Found:
+        rising = sorted(self._latencies_ns)
+        if not rising or self._errors:
+            first = self._errors[0] if self._errors else "no message was there"
+            return Found(len(rising), 0, errors=len(self._errors) or 1, first_error=first)
+        p50_ms, p99_ms, p999_ms = (percentile(rising, percent) / 1e6 for percent in (50, 99, 99.9))
+        return Found(len(rising), (self._last_ns - self._begun_ns) / 1e9, p50_ms, p99_ms, p999_ms)
 
 
-async def run(work: dict[str, Any]) -> dict[str, Any]:
-    """Load a server and say what was found: seconds, every latency, and the errors."""
-    load = Load([request.encode("ascii") for request in work["requests"]], work["duration_s"])
-    loop = asyncio.get_running_loop()
-    opened = [
-        await loop.create_connection(lambda: Connection(load), work["host"], work["port"])
-        for _ in range(work["connections"])
-    ]
-    _, late = await asyncio.wait([one.ended for _, one in opened], timeout=work["duration_s"] + FINISH_SECONDS)
-    load.errors += ["no answer in time"] * len(late)
-    return {
-        "seconds": (time.perf_counter_ns() - load.begun_ns) / 1e9,
-        "latencies_ns": load.latencies_ns,
-        "errors": len(load.errors),
-        "first_error": load.errors[0] if load.errors else None,
-    }
+def percentile(rising: Sequence[float], percent: float) -> float:
+    """By nearest rank: the smallest value that `percent` of all do not exceed."""
+    return rising[max(0, math.ceil(len(rising) * percent / 100) - 1)]
 
 
 if __name__ == "__main__":
-    print(json.dumps(asyncio.run(run(json.loads(sys.argv[1])))))
+    work = msgspec.json.decode(sys.stdin.buffer.read(), type=Work)
+    sys.stdout.buffer.write(msgspec.json.encode(Load(work).run()))

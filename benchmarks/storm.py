@@ -16,11 +16,12 @@ from typing import Any
 from msgspec import Struct
 
 from benchmarks.hidden import Hiding, hide
-from benchmarks.load import Failed, Loader, percentile
-from benchmarks.loader import answer_size
+from benchmarks.load import Failed, Loader
+from benchmarks.loader import percentile
 from benchmarks.measure import Plan, Step, new_setup
 from benchmarks.server import Client
 from benchmarks.systems import OPERATIONS, Tq, start_tq
+from benchmarks.wires import answer_size
 
 KINDS: dict[str, Hiding] = {"leases": "in flight", "delays": "delayed", "lifetimes": "expiring"}
 ENDED = {"leases": "timed_out", "lifetimes": "expired"}  # the total that counts them

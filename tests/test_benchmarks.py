@@ -15,14 +15,15 @@ from typing import Any
 import pytest
 
 from benchmarks.hidden import HIDINGS, ROUNDS
-from benchmarks.load import Failed, HttpRequest, OwnLoader, Sample, lua_script, parse_wrk, percentile
-from benchmarks.loader import answer_size
+from benchmarks.load import Failed, HttpRequest, OwnLoader, Sample, lua_script, parse_wrk
+from benchmarks.loader import percentile
 from benchmarks.machine import file_system
 from benchmarks.measure import Spread, ratio, spread
 from benchmarks.scenarios import DEFAULT, SCENARIOS
 from benchmarks.server import Client, ServerProcess
 from benchmarks.storm import KINDS
 from benchmarks.systems import Setup, Tq, start_tq
+from benchmarks.wires import answer_size
 from tests.harness import ROOT, wait_until
 
 RUN = [sys.executable, "-m", "benchmarks", "--quick"]
@@ -204,7 +205,7 @@ def test_the_own_loader_takes_an_empty_queue_for_a_failure(tmp_path: Path) -> No
     setup = Setup(tmp_path, OwnLoader(), 100)
     with ServerProcess(tmp_path, "tq", "serve", "--port", "0", "--data-dir", str(tmp_path / "data")) as server:
         Tq(server, setup).fill("few", 3)
-        with pytest.raises(Failed, match="status 204"):
+        with pytest.raises(Failed, match="204 No Content"):
             setup.loader.run(setup.request("receive", server.port, "few"), 1, 0.1)
 
 
