@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import click
 import msgspec
 
 from benchmarks import report
-from benchmarks.load import WRK_MISSING, Failed, Loader, OwnLoader, choose_loader
+from benchmarks.load import ROOT, WRK_MISSING, Failed, Loader, OwnLoader, choose_loader
 from benchmarks.machine import IN_MEMORY, DisturbanceMeter, file_system, header
 from benchmarks.measure import Plan
 from benchmarks.scenarios import DEFAULT, SCENARIOS, Results, run
@@ -25,13 +26,14 @@ QUICK = Plan(
     connections=(4,), backlog_levels=(1_000, 10_000), backlog_connections=4, repeats=1, duration_s=0.2, warm_up_s=0
 )
 FULL = Plan()
+RESULTS = ROOT / "benchmarks" / "results"
 MAX_CONNECTIONS = 900  # a process may have 1,024 files open by default
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("scenarios", nargs=-1, type=click.Choice(list(SCENARIOS)))
 @click.option("--connections", help="How many, separated by commas.  [default: 1,32,128]")
-@click.option("--duration", type=click.FloatRange(0.1, 600), help="Seconds of a cell; wrk rounds up.  [default: 5]")
+@click.option("--duration", type=click.FloatRange(0.1, 600), help="Seconds of a cell; wrk rounds up.  [default: 3]")
 @click.option("--repeats", type=click.IntRange(1, 100), help="Runs of every cell.  [default: 3]")
 @click.option(
     "--backlog", type=click.IntRange(2_000, 100_000_000), help="Messages of a long queue.  [default: 1000000]"
@@ -49,9 +51,10 @@ MAX_CONNECTIONS = 900  # a process may have 1,024 files open by default
     help="Where the temporary data directory is made; a place on the disk to measure.",
 )
 @click.option("--json", "json_file", type=click.File("wb", lazy=False), help="Also write the results to this file.")
+@click.option("--keep", is_flag=True, help="Also write the results to benchmarks/results, under the time of the run.")
 @click.option("--quick", is_flag=True, help="A few seconds, to see that it works; the figures mean nothing.")
 def main(
-    scenarios: tuple[str, ...], loader: str, parent: Path | None, json_file: Any, quick: bool, **wanted: Any
+    scenarios: tuple[str, ...], loader: str, parent: Path | None, json_file: Any, keep: bool, quick: bool, **wanted: Any
 ) -> None:
     """Run scenarios; without any, those of the first two lines.
 
@@ -60,6 +63,7 @@ def main(
     backlog  send and receive at a short and a long queue
     hidden   receive from a queue full of messages that are delayed, in flight or blocked
     storm    what others feel when all leases, delays or lifetimes of a long queue end at once
+    peers    tq next to other queues that are durable, as far as they are installed
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that servers are ended
     plan = _plan(QUICK if quick else FULL, wanted)
@@ -81,6 +85,9 @@ def main(
     found = report.Report(_command(), head, chosen.name, plan, disturbance, results)
     if json_file:
         json_file.write(report.as_json(found))
+    if keep:
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / f"{datetime.now(UTC):%Y-%m-%dT%H%M%SZ}.json").write_bytes(report.as_json(found))
     click.echo(report.as_text(found), nl=False)
 
 

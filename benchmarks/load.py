@@ -147,21 +147,24 @@ class OwnLoader:
         return run_cycle([request], connections, duration_s)
 
 
-def run_cycle(requests: Sequence[HttpRequest], connections: int, duration_s: float) -> Sample:
+def run_cycle(
+    requests: Sequence[HttpRequest], connections: int, duration_s: float, rate: float | None = None
+) -> Sample:
     """Each connection sends these in turn, round and round; `{token}` is the receipt in the answer before."""
     port = urlsplit(requests[0].url).port
     assert port is not None
-    return run_raw(Work(port, "HTTP", [request.as_step() for request in requests], connections, duration_s))
+    steps = [request.as_step() for request in requests]
+    return run_raw(Work(port, "HTTP", steps, connections, duration_s, rate=rate))
 
 
 def run_raw(work: Work) -> Sample:
     """Load with the loader in `benchmarks.loader`. Raises Failed when any reply was not good."""
     command = [sys.executable, "-m", "benchmarks.loader"]
-    text, cpu_s = output(command, work.duration_s, msgspec.json.encode(work).decode())
+    text, _ = output(command, work.duration_s, msgspec.json.encode(work).decode())
     found = msgspec.json.decode(text, type=Found)
     if found.errors:
         raise Failed(f"The loader met {found.errors} errors, the first: {found.first_error}")
-    return Sample(found.requests, found.seconds, found.p50_ms, found.p99_ms, found.p999_ms, cpu_s / found.seconds)
+    return Sample(found.requests, found.seconds, found.p50_ms, found.p99_ms, found.p999_ms, found.cpu_s / found.seconds)
 
 
 def output(command: list[str], duration_s: float, stdin: str = "") -> tuple[str, float]:

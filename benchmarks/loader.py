@@ -40,13 +40,14 @@ class Work(Struct, frozen=True):
 
 
 class Found(Struct, frozen=True):
-    """A run that finds its queue empty ends there: `seconds` is until the last good answer."""
+    """A run that finds its queue empty ends there: `seconds` is until the last good answer. `cpu_s` is of the load."""
 
     requests: int
     seconds: float
     p50_ms: float = 0
     p99_ms: float = 0
     p999_ms: float = 0
+    cpu_s: float = 0
     errors: int = 0
     first_error: str = ""
 
@@ -108,6 +109,7 @@ class Load:
         self._end_ns = self._begun_ns + int(work.duration_s * 1e9)
 
     def run(self) -> Found:
+        before_s = time.process_time()
         for one in list(self._open.values()):
             self._go_on(one, self._begun_ns)
         while self._open:
@@ -124,7 +126,7 @@ class Load:
                     self._watch(one)
                 if events & ~select.EPOLLOUT:
                     self._receive(one)
-        return self._found()
+        return self._found(time.process_time() - before_s)
 
     def _wait(self, now_ns: int) -> list[tuple[int, int]]:
         """In an open loop until the next request is due at most. select(2) knows microseconds, epoll none."""
@@ -204,13 +206,13 @@ class Load:
         del self._open[one.socket.fileno()]
         one.socket.close()
 
-    def _found(self) -> Found:
+    def _found(self, cpu_s: float) -> Found:
         rising = sorted(self._latencies_ns)
         if not rising or self._errors:
             first = self._errors[0] if self._errors else "no message was there"
             return Found(len(rising), 0, errors=len(self._errors) or 1, first_error=first)
         p50_ms, p99_ms, p999_ms = (percentile(rising, percent) / 1e6 for percent in (50, 99, 99.9))
-        return Found(len(rising), (self._last_ns - self._begun_ns) / 1e9, p50_ms, p99_ms, p999_ms)
+        return Found(len(rising), (self._last_ns - self._begun_ns) / 1e9, p50_ms, p99_ms, p999_ms, cpu_s)
 
 
 def percentile(rising: Sequence[float], percent: float) -> float:

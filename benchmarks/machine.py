@@ -93,19 +93,27 @@ def file_system(path: Path) -> tuple[str, str]:
 
 def syncs_per_s(directory: Path, seconds: float) -> float:
     """How often a second one thread can write 4 KiB and have it on disk with fdatasync(2)."""
+    times = sync_times_s(directory, seconds)
+    return len(times) / sum(times)
+
+
+def sync_times_s(directory: Path, seconds: float) -> list[float]:
+    """How long each of them takes."""
     path = directory / "syncs"
+    times: list[float] = []
     with path.open("wb", buffering=0) as file:
         file.write(bytes(SYNC_BYTES * SYNC_SLOTS))
         os.fsync(file.fileno())
         page = os.urandom(SYNC_BYTES)
-        done = 0
-        begun = time.perf_counter()
-        while (passed := time.perf_counter() - begun) < seconds:
-            os.pwrite(file.fileno(), page, done % SYNC_SLOTS * SYNC_BYTES)
+        begun = last = time.perf_counter()
+        while last - begun < seconds:
+            os.pwrite(file.fileno(), page, len(times) % SYNC_SLOTS * SYNC_BYTES)
             os.fdatasync(file.fileno())
-            done += 1
+            now = time.perf_counter()
+            times.append(now - last)
+            last = now
     path.unlink()
-    return done / passed
+    return times
 
 
 def _cpu_seconds() -> tuple[float, float, float] | None:

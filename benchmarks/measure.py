@@ -34,7 +34,7 @@ class Plan(Struct, frozen=True):
     backlog_levels: tuple[int, int] = (1_000, 1_000_000)
     backlog_connections: int = 32
     repeats: int = 3
-    duration_s: float = 5.0
+    duration_s: float = 3.0
     warm_up_s: float = 1.0
     content_bytes: int = 100
 

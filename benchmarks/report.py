@@ -10,6 +10,7 @@ from msgspec import Struct
 from benchmarks.hidden import HiddenFigures
 from benchmarks.machine import Disturbance, Header
 from benchmarks.measure import BacklogFigures, Figures, Plan, Speed, Spread
+from benchmarks.peers import PeerFigures, PeerResults, describe
 from benchmarks.scenarios import Results
 from benchmarks.storm import Latencies, StormFigures
 from benchmarks.systems import BASE, OPERATIONS
@@ -41,6 +42,7 @@ def as_text(report: Report) -> str:
         *([_backlog(results.backlog, plan.backlog_levels)] if results.backlog else []),
         *([_hidden(results.hidden)] if results.hidden else []),
         *([_storm(results.storm)] if results.storm else []),
+        *([_peers(results.peers), _peer_ratios(results.peers), results.peers.absent] if results.peers else []),
     ]
     syncs = f", {_text(results.systems.syncs_per_s, 0)} fdatasyncs/s of 4 KiB" if results.systems else ""
     return "\n".join(
@@ -110,6 +112,34 @@ def _storm(figures: Sequence[StormFigures]) -> list[str]:
         rows.append([ended, "just before", "", *_latencies(one.quiet)])
         rows.append([ended, "meanwhile", f"{one.seconds:.0f}", *_latencies(one.storm)])
     return _table(["that end together", "", "seconds >", "requests >", "p50 ms >", "p99 ms >", "max ms >"], rows)
+
+
+def _peers(found: PeerResults) -> list[str]:
+    rows = [
+        [
+            describe(one.cell),
+            f"{one.cell.content_bytes:,}",
+            one.system,
+            one.durability,
+            ("≥ " if one.is_loader_bound else "") + _text(one.messages_per_s, 0),
+            _text(one.p50_ms, 2),
+            _text(one.p99_ms, 2),
+            _text(one.p999_ms, 2) if one.p999_ms else "",
+            f"{one.loader_cores.median:.2f}" if one.loader_cores else "",
+        ]
+        for one in sorted(found.figures, key=lambda one: _place(one, found.figures))
+    ]
+    columns = ("", "bytes >", "system", "durability", "messages/s >", "p50 ms >", "p99 ms >", "p99.9 ms >")
+    return _table([*columns, "loader cores >"], rows)
+
+
+def _place(one: PeerFigures, all_figures: Sequence[PeerFigures]) -> int:
+    """All systems of a cell together, the cells in the order in which they ran."""
+    return [other.cell for other in all_figures].index(one.cell)
+
+
+def _peer_ratios(found: PeerResults) -> list[str]:
+    return _table(["tq's", "to that of", "ratio >"], [[one.what, one.to, _ratio(one.ratio)] for one in found.ratios])
 
 
 def _latencies(found: Latencies) -> list[str]:

@@ -2,51 +2,49 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
 import re
 import select
+import socket
 import subprocess
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from benchmarks.load import ROOT, Failed
 
 START_SECONDS = 30  # a hundred times what a start takes, for a machine that is busy
+FOREIGN_START_SECONDS = 120  # Erlang takes 10 to 20 seconds for a start
+LOOK_SECONDS = 0.02  # between two looks whether a port is open
 STOP_SECONDS = 30  # then it is killed
 REQUEST_SECONDS = 60  # a batch of 10,000 messages takes a fraction of a second
 
 
-class ServerProcess:
-    """`python -m <module> <arguments>` from the start to the end of a `with`; ended by its own process id."""
+class Process:
+    """A command from the start to the end of a `with`; ended by its own process id."""
 
-    def __init__(self, directory: Path, module: str, *arguments: str) -> None:
-        """`directory` takes what it writes on stderr. Raises Failed when it prints no address."""
+    def __init__(
+        self, directory: Path, command: Sequence[str], environment: dict[str, str], cwd: Path, stdout: int
+    ) -> None:
+        """`directory` takes what it writes on stderr."""
         self._errors = directory / "stderr"
         with self._errors.open("wb") as errors:
             self._popen = subprocess.Popen(
-                [sys.executable, "-m", module, *arguments],
+                command,
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
+                stdout=stdout,
                 stderr=errors,
-                cwd=ROOT,
+                cwd=cwd,
+                env={**os.environ, **environment},
             )
-        try:
-            self.port = self._read_port()
-        except BaseException:
-            self.end()
-            raise
 
-    def _read_port(self) -> int:
-        assert self._popen.stdout is not None
-        ready, _, _ = select.select([self._popen.stdout], [], [], START_SECONDS)
-        banner = self._popen.stdout.readline().decode() if ready else ""
-        found = re.search(r"http://127\.0\.0\.1:(\d+)", banner)
-        if not found:
-            raise Failed(f"A server did not start: {banner}{self._errors.read_text(errors='replace')[-2000:]}")
-        return int(found[1])
+    def fail(self, printed: str) -> Failed:
+        return Failed(f"A server did not start: {printed}{self._errors.read_text(errors='replace')[-2000:]}")
 
     @property
     def pid(self) -> int:
@@ -66,14 +64,66 @@ class ServerProcess:
             self._popen.kill()
             self._popen.wait()
         finally:
-            assert self._popen.stdout is not None
-            self._popen.stdout.close()
+            if self._popen.stdout:
+                self._popen.stdout.close()
 
-    def __enter__(self) -> ServerProcess:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.end()
+
+
+class ServerProcess(Process):
+    """`python -m <module> <arguments>`, a server of this project, which prints its address."""
+
+    def __init__(self, directory: Path, module: str, *arguments: str) -> None:
+        """Raises Failed when it prints no address."""
+        super().__init__(directory, [sys.executable, "-m", module, *arguments], {}, ROOT, subprocess.PIPE)
+        try:
+            self.port = self._read_port()
+        except BaseException:
+            self.end()
+            raise
+
+    def _read_port(self) -> int:
+        assert self._popen.stdout is not None
+        ready, _, _ = select.select([self._popen.stdout], [], [], START_SECONDS)
+        banner = self._popen.stdout.readline().decode() if ready else ""
+        found = re.search(r"http://127\.0\.0\.1:(\d+)", banner)
+        if not found:
+            raise self.fail(banner)
+        return int(found[1])
+
+
+class ForeignProcess(Process):
+    """A server of others, which is there when its port is. What it prints goes nowhere."""
+
+    def __init__(self, directory: Path, port: int, command: Sequence[str], environment: dict[str, str]) -> None:
+        """Raises Failed when it ends, or its port is not open in time."""
+        super().__init__(directory, command, environment, directory, subprocess.DEVNULL)
+        self.port = port
+        give_up_at = time.monotonic() + FOREIGN_START_SECONDS
+        try:
+            while not _is_open(port):
+                if self._popen.poll() is not None or time.monotonic() > give_up_at:
+                    raise self.fail("")
+                time.sleep(LOOK_SECONDS)
+        except BaseException:
+            self.end()
+            raise
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+    return port
+
+
+def _is_open(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        return True
+    return False
 
 
 class Client:

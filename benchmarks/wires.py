@@ -178,7 +178,7 @@ def amqp_publish(queue: str, body: bytes) -> bytes:
 
 
 _LOGIN = amqp_long(b"") + amqp_short("PLAIN") + amqp_long(b"\0guest\0guest") + amqp_short("en_US")
-_TUNE_OK = amqp_method(0, 10, 31, struct.pack(">HIH", 0, 131_072, 0))  # which has no answer of its own
+_TUNE_OK = amqp_method(0, 10, 31, struct.pack(">HIH", 1, 131_072, 0))  # which has no answer of its own
 AMQP_HELLO = [
     Step(b"AMQP\x00\x00\x09\x01", amqp_good(10, 10)),
     Step(amqp_method(0, 10, 11, _LOGIN), amqp_good(10, 30)),
