@@ -72,7 +72,7 @@ def cells(plan: Plan) -> dict[Cell, tuple[str, ...]]:
     """Which systems run which cells, in this order: what takes, takes the messages of the cells before it."""
     size = plan.content_bytes
     return {
-        Cell("send", 1, size): (*HTTP, *OTHERS, "two fdatasyncs"),
+        Cell("send", 1, size): ("two fdatasyncs", *HTTP, *OTHERS),
         Cell("send", 32, size): HTTP,
         Cell("send", 128, size): (*HTTP, *OTHERS),
         Cell("send", 512, size): HTTP[:2],

@@ -6,28 +6,34 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import threading
 from itertools import product
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
+from benchmarks import adapters
+from benchmarks.adapters import PEERS, Absent, Cell, Redis, start_redis
 from benchmarks.hidden import HIDINGS, ROUNDS
-from benchmarks.load import Failed, HttpRequest, OwnLoader, Sample, lua_script, parse_wrk
-from benchmarks.loader import percentile
+from benchmarks.load import Failed, HttpRequest, OwnLoader, Sample, lua_script, parse_wrk, run_raw
+from benchmarks.loader import Work, percentile
 from benchmarks.machine import file_system
 from benchmarks.measure import Spread, ratio, spread
 from benchmarks.scenarios import DEFAULT, SCENARIOS
 from benchmarks.server import Client, ServerProcess
 from benchmarks.storm import KINDS
 from benchmarks.systems import Setup, Tq, start_tq
-from benchmarks.wires import answer_size
+from benchmarks.wires import SIZES, Step, amqp_frame, amqp_good, amqp_method, answer_size
 from tests.harness import ROOT, wait_until
 
 RUN = [sys.executable, "-m", "benchmarks", "--quick"]
 RUN_SECONDS = 120  # ten times what it takes
+PEERS_SECONDS = 600  # more than ten times; Erlang alone may take a third of a minute to start
 
 MICROSECONDS = """\
 Running 2s test @ http://127.0.0.1:18998/
@@ -106,7 +112,7 @@ def test_a_quick_run(loader: str, tmp_path: Path) -> None:
         pytest.skip("wrk is not installed (apt install wrk)")
     made = tmp_path / "made"
     made.mkdir()
-    others = SCENARIOS.keys() - DEFAULT if loader == "own" else ()  # which use no wrk
+    others = SCENARIOS.keys() - DEFAULT - {"peers"} if loader == "own" else ()  # which use no wrk
     command = [*RUN, *DEFAULT, *others, "--loader", loader, "--dir", str(made), "--json", str(tmp_path / "found.json")]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=RUN_SECONDS, check=False)
     assert ran.returncode == 0, ran.stderr
@@ -150,6 +156,78 @@ def test_a_run_that_is_ended_leaves_nothing_behind(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
     commands = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if os.access(path, os.R_OK)]
     assert not [command for command in commands if str(tmp_path).encode() in command]
+
+
+@pytest.fixture(scope="module")
+def peers(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The results of a quick run with all systems that are here, and what it told of the others."""
+    made = tmp_path_factory.mktemp("made")
+    found = tmp_path_factory.mktemp("found") / "found.json"
+    command = [*RUN, "peers", "--loader", "own", "--dir", str(made), "--json", str(found)]
+    environment = {**os.environ, "TQ_TEST_RUN": str(found)}
+    ran = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PEERS_SECONDS, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert list(made.iterdir()) == []
+    # Each server has its directory under `made`, the environment of the run, or both.
+    assert [path for path in Path("/proc").glob("[0-9]*") if belongs_to(path, str(made), str(found))] == []
+    assert "to that of" in ran.stdout
+    return found, ran.stderr
+
+
+def belongs_to(process: Path, *marks: str) -> bool:
+    try:
+        known = f"{(process / 'cwd').readlink()} {(process / 'environ').read_bytes()!r}"
+    except OSError:
+        return False  # it ended meanwhile, or is somebody else's
+    return any(mark in known for mark in marks)
+
+
+def test_a_quick_run_of_peers(peers: tuple[Path, str]) -> None:
+    results = json.loads(peers[0].read_text())["results"]["peers"]
+    present = {one["system"] for one in results["figures"]}
+    absent = {row.name for row in PEERS} - present
+    assert present >= {"tq", "do-nothing Tornado", "two fdatasyncs", "raw py-lmdb"}
+    assert {told.partition(" is left out: ")[0] for told in results["absent"]} == absent
+    assert peers[1].splitlines() == results["absent"]
+    for one in results["figures"]:
+        assert one["messages_per_s"]["median"] > 0
+        assert 0 < one["p50_ms"]["median"] <= one["p99_ms"]["median"]
+        assert one["durability"]
+    to = {ratio["to"] for ratio in results["ratios"]}
+    assert to == present - {"tq"}
+    assert all(ratio["ratio"]["median"] > 0 for ratio in results["ratios"])
+
+
+def test_the_chart_names_every_system(peers: tuple[Path, str], tmp_path: Path) -> None:
+    chart = tmp_path / "chart.svg"
+    subprocess.run([sys.executable, "-m", "benchmarks.chart", str(peers[0]), str(chart)], cwd=ROOT, check=True)
+    words = {text.text for text in ElementTree.parse(chart).iter("{http://www.w3.org/2000/svg}text")}
+    figures = json.loads(peers[0].read_text())["results"]["peers"]["figures"]
+    assert {one["system"] for one in figures} - {"two fdatasyncs", "raw py-lmdb"} <= words
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("FastAPI + SQLite", "fastapi is not installed; to install it: pip install '.[bench]'"),
+        ("Redis", "redis-server is not installed; to install it: apt install redis"),
+        ("beanstalkd", "beanstalkd is not installed; to install it: apt install beanstalkd"),
+        ("RabbitMQ", "rabbitmq-server is not installed; to install it: apt install rabbitmq-server"),
+        ("NATS JetStream", "nats-server is not installed; to install it: pip install '.[bench]'"),
+    ],
+)
+def test_a_system_that_is_not_here_says_how_to_get_it(
+    name: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setattr(adapters, "find_spec", lambda _: None)
+    row = next(row for row in PEERS if row.name == name)
+    with pytest.raises(Absent) as caught, row.start(Setup(tmp_path, OwnLoader(), 100)):
+        pass
+    assert str(caught.value) == message
 
 
 def test_a_missing_wrk_is_told_with_what_to_do(tmp_path: Path) -> None:
@@ -207,6 +285,85 @@ def test_the_own_loader_takes_an_empty_queue_for_a_failure(tmp_path: Path) -> No
         Tq(server, setup).fill("few", 3)
         with pytest.raises(Failed, match="204 No Content"):
             setup.loader.run(setup.request("receive", server.port, "few"), 1, 0.1)
+
+
+# --- the loader ---------------------------------------------------------------------------
+
+
+def test_a_load_ends_when_its_queue_is_empty(tmp_path: Path) -> None:
+    with start_tq(Setup(tmp_path, OwnLoader(), 100)) as tq:
+        tq.fill("few", 3)
+        get = tq.setup.request("receive", tq.port, "few").as_bytes()
+        step = Step(get, rb"HTTP/1.1 200 ", rb"HTTP/1.1 204 ")
+        sample = run_raw(Work(tq.port, "HTTP", [step], 2, 20))
+        assert sample.requests == 3
+        assert sample.seconds < 20
+
+
+def test_an_open_loop_counts_from_when_a_request_was_due() -> None:
+    """One stall makes all wait that are due meanwhile, although only one request is under way."""
+    stall_ms, rate, seconds = 400, 100, 0.5
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            with listener.accept()[0] as connection:
+                connection.recv(1000)
+                threading.Event().wait(stall_ms / 1000)
+                connection.sendall(b"$1\r\nx\r\n")
+                while connection.recv(1000):
+                    connection.sendall(b"$1\r\nx\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        port: int = listener.getsockname()[1]
+        sample = run_raw(Work(port, "RESP", [Step(b"x", rb"\$1")], 1, seconds, rate=rate))
+        thread.join()
+    assert abs(sample.requests - rate * seconds) <= 1
+    assert sample.p50_ms > stall_ms / 4  # half of them were due in the first 250 ms, and waited 150 ms or more
+    assert sample.p99_ms >= stall_ms
+
+
+GET_OK = amqp_method(1, 60, 71, bytes(20)) + amqp_frame(2, bytes(4) + (5).to_bytes(8) + b"\0\0")
+
+
+@pytest.mark.parametrize(
+    ("wire", "reply"),
+    [
+        ("HTTP", b'HTTP/1.1 201 Created\r\ncontent-length: 8\r\n\r\n{"id":1}'),
+        ("RESP", b":1\r\n"),
+        ("RESP", b"$-1\r\n"),
+        ("RESP", b"*-1\r\n"),
+        ("RESP", b"*2\r\n$2\r\n\r\n\r\n*1\r\n*0\r\n"),
+        ("beanstalk", b"INSERTED 7\r\n"),
+        ("beanstalk", b"RESERVED 7 4\r\n\r\n\r\n\r\n"),
+        ("NATS", b"+OK\r\n"),
+        ("NATS", b"MSG inbox.1 1 $JS.ACK.x 4\r\n\r\n\r\n\r\n"),
+        ("NATS", b"HMSG inbox.1 1 28 28\r\nNATS/1.0 404 No Messages\r\n\r\n\r\n"),
+        ("AMQP", amqp_method(1, 60, 80, bytes(9))),
+        ("AMQP", GET_OK + amqp_frame(3, b"12345")),
+        ("AMQP", GET_OK + amqp_frame(3, b"123") + amqp_frame(3, b"45")),
+    ],
+)
+def test_a_reply_is_whole_at_its_last_byte(wire: Any, reply: bytes) -> None:
+    assert [SIZES[wire](reply[:length]) for length in range(len(reply))] == [None] * len(reply)
+    assert SIZES[wire](reply) == len(reply)
+    assert SIZES[wire](reply + reply) == len(reply)
+
+
+def test_a_reply_of_amqp_is_known_by_its_method() -> None:
+    assert amqp_method(1, 60, 80, bytes(9))[:11] == b"\x01\x00\x01\x00\x00\x00\x0d\x00\x3c\x00\x50"
+    assert amqp_good(60, 80) == b".{7}\x00<\x00P"
+
+
+def test_redis_is_not_believed_when_its_list_tells_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not shutil.which("redis-benchmark"):
+        pytest.skip("redis is not installed (apt install redis)")
+    with start_redis(Setup(tmp_path, _Overcounter(), 100)) as redis:
+        assert isinstance(redis, Redis)
+        assert redis.measure(Cell("send", 2), 0.2, None).requests > 0
+        monkeypatch.setitem(redis._commands, "send", ["PING"])
+        with pytest.raises(Failed, match="the list is of another length"):
+            redis.measure(Cell("send", 2), 0.2, None)
 
 
 # --- arithmetic ---------------------------------------------------------------------------
