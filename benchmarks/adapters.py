@@ -423,13 +423,13 @@ def start_raw_lmdb(setup: Setup) -> Iterator[Peer]:
 
 
 PEERS = (
-    PeerRow("tq", "two syncs per commit", start_tq_peer),
+    PeerRow("tq", "two syncs per batch of requests", start_tq_peer),
     PeerRow("do-nothing Tornado", "none: stores nothing", start_do_nothing_peer),
-    PeerRow("FastAPI + SQLite", "one fsync per message (WAL, FULL)", start_fastapi),
-    PeerRow("Redis", "fsync always (append-only file)", start_redis),
-    PeerRow("beanstalkd", "fsync per message (binlog, -f 0)", start_beanstalkd),
-    PeerRow("RabbitMQ", "fdatasync per batch (quorum queue, confirms)", start_rabbitmq),
-    PeerRow("NATS JetStream", "fsync always (file storage)", start_nats),
-    PeerRow("two fdatasyncs", "is nothing else", start_two_syncs),
+    PeerRow("FastAPI + SQLite", "one fdatasync per message (WAL, FULL)", start_fastapi),
+    PeerRow("Redis", "one fdatasync per batch of requests (AOF always)", start_redis),
+    PeerRow("beanstalkd", "one fsync per message (binlog, -f 0)", start_beanstalkd),
+    PeerRow("RabbitMQ", "one fdatasync per batch (quorum queue), acks do not wait", start_rabbitmq),
+    PeerRow("NATS JetStream", "one fsync per message (sync always)", start_nats),
+    PeerRow("two fdatasyncs", "nothing else", start_two_syncs),
     PeerRow("raw py-lmdb", "two syncs per commit", start_raw_lmdb),
 )
