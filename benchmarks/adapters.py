@@ -10,6 +10,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import socket
 import sqlite3
@@ -17,6 +18,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
@@ -50,6 +52,7 @@ QUEUE = "peers"
 LEASE_SECONDS = 36_000  # longer than any run
 FILL_PER_SECOND = 30_000  # messages that a cell which only takes finds for each second
 FILL_BATCH = 1_000
+VERSION_SECONDS = 30
 BENCH_EXTRA = "pip install '.[bench]'"
 
 
@@ -73,7 +76,9 @@ class Absent(Exception):
 
 
 class Peer(Protocol):
-    """A system that runs."""
+    """A system that runs. `version` is empty where the header of the report has it."""
+
+    version: str
 
     def measure(self, cell: Cell, duration_s: float, rate: float | None) -> Sample:
         """Run one cell; `rate` is that of an open loop. Raises Failed when what it would report is not true."""
@@ -96,11 +101,20 @@ def program(name: str, how: str) -> str:
     return found
 
 
+def printed_version(command: list[str]) -> str:
+    """The first word with a dot between digits that the command prints."""
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=VERSION_SECONDS, check=False)
+    found = re.search(r"\d+\.\d[\d.]*", ran.stdout + ran.stderr)
+    return found[0] if found else "unknown"
+
+
 # --- HTTP ---------------------------------------------------------------------------
 
 
 class HttpPeer:
     """Speaks as much of tq's API as a send and a receive need. `count` is of its messages, if it stores any."""
+
+    version = ""
 
     def __init__(self, port: int, setup: Setup, fill: Callable[[int], None], count: Callable[[], int] | None) -> None:
         self._port = port
@@ -121,6 +135,8 @@ class HttpPeer:
 
 
 class TqPeer:
+    version = ""
+
     def __init__(self, tq: Tq) -> None:
         self._tq = tq
 
@@ -201,7 +217,10 @@ def start_fastapi(setup: Setup) -> Iterator[Peer]:
                         "INSERT INTO messages (queue, content, sent_at) VALUES (?, ?, ?)", [row] * missing
                     )
 
-            yield HttpPeer(server.port, setup, fill, count)
+            peer = HttpPeer(server.port, setup, fill, count)
+            versions = (metadata.version("fastapi"), metadata.version("uvicorn"), sqlite3.sqlite_version)
+            peer.version = "{} (uvicorn {}, SQLite {})".format(*versions)
+            yield peer
         database.close()
 
 
@@ -210,6 +229,8 @@ def start_fastapi(setup: Setup) -> Iterator[Peer]:
 
 class RawPeer:
     """Loaded by `benchmarks.loader`. A cell that takes more than there is ends early."""
+
+    version = ""
 
     def __init__(self, port: int, wire: WireName, steps: dict[str, Step], hello: list[Step] | None = None) -> None:
         self.port = port
@@ -297,7 +318,9 @@ def start_redis(setup: Setup) -> Iterator[Peer]:
     command = [program("redis-server", "apt install redis"), "--port", str(port), "--bind", "127.0.0.1"]
     command += ["--dir", str(setup.directory), "--appendonly", "yes", "--appendfsync", "always", "--save", ""]
     with ForeignProcess(setup.directory, port, command, {}):
-        yield Redis(port, setup)
+        redis = Redis(port, setup)
+        redis.version = printed_version([command[0], "--version"])
+        yield redis
 
 
 @contextmanager
@@ -312,7 +335,9 @@ def start_beanstalkd(setup: Setup) -> Iterator[Peer]:
             "lease": Step(b"reserve-with-timeout 0\r\n", rb"RESERVED (\d+) ", rb"TIMED_OUT"),
             "ack": Step(b"delete " + TOKEN + b"\r\n", rb"DELETED"),
         }
-        yield RawPeer(port, "beanstalk", steps)
+        peer = RawPeer(port, "beanstalk", steps)
+        peer.version = printed_version([command[0], "-v"])
+        yield peer
 
 
 @contextmanager
@@ -333,6 +358,7 @@ def start_nats(setup: Setup) -> Iterator[Peer]:
             "ack": Step(b"PUB %b inbox.%b 4\r\n+ACK\r\n" % (TOKEN, CONNECTION), rb"MSG "),
         }
         peer = RawPeer(port, "NATS", steps, NATS_HELLO)
+        peer.version = printed_version([command[0], "--version"])
         stream = {"name": "S", "subjects": ["messages"], "storage": "file", "retention": "workqueue", "num_replicas": 1}
         wait_ns = LEASE_SECONDS * 10**9
         config = {"durable_name": "C", "ack_policy": "explicit", "ack_wait": wait_ns, "max_ack_pending": -1}
@@ -351,11 +377,12 @@ def start_rabbitmq(setup: Setup) -> Iterator[Peer]:
     # What is in the path may be a script that becomes another user; the real one stands beside what it links to.
     script = Path(program("rabbitmq-server", how)).resolve().with_name("rabbitmq-server")
     port, epmd_port = free_port(), free_port()
+    node = "tq-benchmarks@localhost"
     home = setup.directory
     (home / "plugins").write_text("[].\n")
     environment = {"HOME": str(home), "ERL_EPMD_PORT": str(epmd_port), "ERL_EPMD_ADDRESS": "127.0.0.1"}
     for name, value in {
-        "NODENAME": "tq-benchmarks@localhost",
+        "NODENAME": node,
         "NODE_IP_ADDRESS": "127.0.0.1",
         "NODE_PORT": str(port),
         "DIST_PORT": str(free_port()),
@@ -379,6 +406,8 @@ def start_rabbitmq(setup: Setup) -> Iterator[Peer]:
             "ack": Step(ack + amqp_method(1, 60, 10, bytes(7)), amqp_good(60, 11)),
         }
         peer = RawPeer(port, "AMQP", steps, AMQP_HELLO)
+        started = re.search(r"RabbitMQ ([\d.]+) on Erlang ([\d.]+)", (home / "log" / f"{node}.log").read_text())
+        peer.version = "{} (Erlang {})".format(*started.groups()) if started else "unknown"
         quorum = amqp_short("x-queue-type") + b"S" + amqp_long(b"quorum")
         declare = amqp_method(1, 50, 10, b"\0\0" + amqp_short(QUEUE) + b"\x02" + amqp_long(quorum))
         peer.exchange(Step(declare, amqp_good(50, 11)))
@@ -391,6 +420,8 @@ def start_rabbitmq(setup: Setup) -> Iterator[Peer]:
 class TwoSyncs:
     """A request is 4 KiB and an fdatasync, twice: what a commit of LMDB costs the disk."""
 
+    version = ""
+
     def __init__(self, setup: Setup) -> None:
         self._directory = setup.directory
 
@@ -402,6 +433,8 @@ class TwoSyncs:
 
 
 class RawLmdb:
+    version = ""
+
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
 

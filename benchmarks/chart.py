@@ -21,7 +21,7 @@ CONNECTIONS = 128
 
 WIDTH = 880
 BAR_LEFT = 160
-BAR_WIDTH = 330  # of the longest; its number and durability stand behind it
+BAR_WIDTH = 300  # of the longest; its number and durability stand behind it
 LINE = 24
 BAR = 15
 PANEL_HEAD = 34

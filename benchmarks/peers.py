@@ -51,11 +51,12 @@ class PeerRatio(Struct, frozen=True):
 
 
 class PeerResults(Struct, frozen=True):
-    """`absent` says of each system that did not take part why."""
+    """`versions` are of the others; `absent` says of each system that did not take part why."""
 
     figures: list[PeerFigures]
     ratios: list[PeerRatio]
     absent: list[str]
+    versions: list[str] = []
 
 
 class _Wanted(Struct, frozen=True):
@@ -141,7 +142,8 @@ def compare_peers(plan: Plan, loader: Loader, directory: Path, step: Step) -> Pe
                             runs[name, cell].append(running[name].measure(cell, plan.duration_s, rate))
     durability = {row.name: row.durability for row in PEERS}
     figures = [_figures(name, durability[name], cell, samples) for (name, cell), samples in runs.items()]
-    return PeerResults(figures, _ratios(plan, runs), absent)
+    versions = [f"{name} {peer.version}" for name, peer in running.items() if peer.version]
+    return PeerResults(figures, _ratios(plan, runs), absent, versions)
 
 
 def _start(

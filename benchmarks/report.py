@@ -50,7 +50,7 @@ def as_text(report: Report) -> str:
             f"command:   {report.command}",
             f"machine:   {report.header.machine}",
             f"disk:      {report.header.disk}{syncs}",
-            f"versions:  {report.header.versions}",
+            f"versions:  {', '.join([report.header.versions, *(results.peers.versions if results.peers else [])])}",
             f"commit:    {report.header.commit}",
             f"loader:    {report.loader}",
             f"others:    {_others(report.disturbance)}",

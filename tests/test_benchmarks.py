@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -16,6 +17,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from click.testing import CliRunner
 
 from benchmarks import adapters
 from benchmarks.adapters import PEERS, Absent, Cell, Redis, start_redis
@@ -147,6 +149,18 @@ def assert_hidden_and_storm(results: Any) -> None:
             assert 0 < found["p50_ms"] <= found["p99_ms"] <= found["max_ms"]
 
 
+def test_a_run_is_kept_under_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks import __main__ as command
+
+    monkeypatch.setattr(command, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # this process keeps its own
+    ran = CliRunner().invoke(command.main, ["systems", "--quick", "--loader", "own", "--keep", "--dir", str(tmp_path)])
+    assert ran.exit_code == 0, ran.output
+    (kept,) = (tmp_path / "results").iterdir()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d{6}Z\.json", kept.name)
+    assert json.loads(kept.read_text())["results"]["systems"]
+
+
 def test_a_run_that_is_ended_leaves_nothing_behind(tmp_path: Path) -> None:
     ran = subprocess.Popen([*RUN, "--dir", str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     wait_until(lambda: list(tmp_path.glob("*/tq/data/data.mdb")), seconds=30)
@@ -191,6 +205,8 @@ def test_a_quick_run_of_peers(peers: tuple[Path, str]) -> None:
     assert present >= {"tq", "do-nothing Tornado", "two fdatasyncs", "raw py-lmdb"}
     assert {told.partition(" is left out: ")[0] for told in results["absent"]} == absent
     assert peers[1].splitlines() == results["absent"]
+    versions = {re.sub(r" \d+\.\d.*", "", version) for version in results["versions"]}
+    assert versions == present - {"tq", "do-nothing Tornado", "two fdatasyncs", "raw py-lmdb"}
     for one in results["figures"]:
         assert one["messages_per_s"]["median"] > 0
         assert 0 < one["p50_ms"]["median"] <= one["p99_ms"]["median"]
