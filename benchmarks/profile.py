@@ -80,11 +80,11 @@ def profile(server: ServerProcess, directory: Path, request: HttpRequest, connec
     _, errors = watching.communicate()
     if watching.returncode:
         raise Failed(f"py-spy failed: {errors.decode()[-500:]}")
-    shares = _shares(output.read_text())
+    shares = shares_of(output.read_text())
     return {part: shares[part] / shares.total() * 1_000_000 / sample.requests_per_s for _, part in PARTS}
 
 
-def _shares(raw: str) -> Counter[str]:
+def shares_of(raw: str) -> Counter[str]:
     shares: Counter[str] = Counter()
     for stack, count in (line.rsplit(" ", 1) for line in raw.splitlines()):
         frames = stack.split(";")

@@ -21,7 +21,7 @@ from typing import Any
 
 import click
 
-from benchmarks.load import percentile
+from benchmarks.loader import percentile
 from benchmarks.server import Client, ServerProcess
 
 CONTENT = "x" * 98  # 100 bytes as JSON
@@ -33,6 +33,13 @@ SPARE_FILES = 200
 
 def serve(directory: Path, *flags: str) -> ServerProcess:
     return ServerProcess(directory, "tq", "serve", "--port", "0", "--data-dir", str(directory / "data"), *flags)
+
+
+def allow_files(count: int) -> None:
+    """Let this process, and the servers that it starts, open so many files. Raises ValueError when it may not."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < count:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (count, max(count, hard)))
 
 
 def anonymous_kb(pid: int) -> int:
@@ -93,7 +100,7 @@ def _seconds_to_run(statement: str) -> float:
 
 
 def measure_waiters(directory: Path, waiters: int, sends: int) -> dict[str, Any]:
-    resource.setrlimit(resource.RLIMIT_NOFILE, (waiters + SPARE_FILES, waiters + SPARE_FILES))
+    allow_files(waiters + SPARE_FILES)
     with serve(directory) as server:
         client = Client(server.port)
         client.json("POST", "/queues", b'{"name":"q"}')
@@ -142,6 +149,7 @@ async def _first_byte(reader: asyncio.StreamReader, arrived: asyncio.Queue[float
 
 def measure_overload(directory: Path, duration_s: float) -> dict[str, Any]:
     """Each connection sends when it has its answer: five times as many at a time as may wait."""
+    allow_files(OVERLOAD_CONNECTIONS + SPARE_FILES)
     with serve(directory, "--max-waiting-commands", str(OVERLOAD_WAITING)) as server:
         Client(server.port).json("POST", "/queues", b'{"name":"q"}')
         statuses, took = asyncio.run(_overload(server.port, duration_s))

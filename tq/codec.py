@@ -30,6 +30,7 @@ import msgspec
 from tq.model import Clock, DeadLetterOrigin, QueueSettings
 
 VERSION = 1
+_VERSION_BYTE = bytes([VERSION])
 CHUNK_BYTES = 4_080  # with its 16-byte header, one 4 KiB page of LMDB exactly
 _SURELY_INLINE_BYTES = 512  # the rest of a record without headers has less than 1,400 bytes
 MAX_INLINE_BYTES = 1_984  # a larger value would not fit twice in a page and get pages of its own
@@ -200,7 +201,7 @@ def unpack_queue(value: bytes) -> QueueRecord:
 
 
 def _seal(fields: list[Any]) -> bytes:
-    value: bytes = bytes([VERSION]) + _pack(fields)
+    value: bytes = _VERSION_BYTE + _pack(fields)
     return value + crc32(value).to_bytes(4)
 
 

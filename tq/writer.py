@@ -28,7 +28,7 @@ from tq.store import Store
 
 MAX_GROUP_COMMANDS = 1_000  # bounds the time until the first of a group is answered
 MAX_GROUP_BYTES = 4 * 1024 * 1024
-MAX_DUE = 100  # timers done in one group, 3 ms of work: a million that end at once must not hold up the requests
+MAX_DUE = 50  # timers done in one group, 1 to 2 ms of work: a million that end at once must not hold up the requests
 MAX_SLEEP_S = 1.0  # how soon it is noticed that the machine itself has slept
 INLINE_BYTES = 256 * 1024  # a group of less is committed on the loop: 10 ms of work at the most
 SLOW_S = 0.03  # a commit that takes longer was the last on the loop …

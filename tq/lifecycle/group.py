@@ -55,17 +55,21 @@ class Group:
         self.chunks = tx.space(keys.CHUNKS)
         self.due = tx.space(keys.DUE)
         self._queues: dict[str, Queue] = {}
-        self._wall_ms: int | None = None
+        self._clock: Clock | None = None
 
-    def wall_ms(self) -> int:
-        """What the wall clock says: timers run on a clock that never jumps, which may be ahead of it."""
-        if self._wall_ms is None:
-            self._wall_ms = self.now_ms - codec.unpack_clock(self.tx.space(keys.META).get(keys.CLOCK)).offset_ms
-        return self._wall_ms
+    def clock(self) -> Clock:
+        """The clock as it was last stored."""
+        if self._clock is None:
+            self._clock = codec.unpack_clock(self.tx.space(keys.META).get(keys.CLOCK))
+        return self._clock
 
     def set_clock(self, clock: Clock) -> None:
         self.tx.space(keys.META).put(keys.CLOCK, codec.pack_clock(clock))
-        self._wall_ms = None
+        self._clock = clock
+
+    def wall_ms(self) -> int:
+        """What the wall clock says: timers run on a clock that never jumps, which may be ahead of it."""
+        return self.now_ms - self.clock().offset_ms
 
     def queue(self, name: str) -> Queue:
         """Raises InvalidQueueName, QueueNotFound, QueueDamaged."""

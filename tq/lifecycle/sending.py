@@ -118,12 +118,14 @@ def _oldest_first(queue: Queue) -> Iterator[tuple[bytes, bytes]]:
 def carry_out(group: Group, queue: Queue, plan: Plan) -> model.Sent:
     for key in plan.drops:
         _drop(group, queue, key)
+    settings = queue.record.settings
+    delay_ms, ttl_ms = round(settings.delay * 1000), round((settings.ttl or 0) * 1000)
     ids: list[int] = []
     duplicates: list[int] = []
     for index, (draft, known) in enumerate(zip(plan.drafts, plan.known, strict=True)):
         if known is not None:
             duplicates.append(index)
-        ids.append(_store(group, queue, draft) if known is None else known)
+        ids.append(_store(group, queue, draft, delay_ms, ttl_ms) if known is None else known)
     queue.count("sent", len(ids) - len(duplicates))
     if duplicates:
         queue.count("duplicates", len(duplicates))
@@ -140,12 +142,12 @@ def _drop(group: Group, queue: Queue, key: bytes) -> None:
         finish(group, queue, key, record, "dropped")
 
 
-def _store(group: Group, queue: Queue, draft: model.Draft) -> int:
-    settings = queue.record.settings
-    delay_ms = round(settings.delay * 1000) if draft.delay_ms is None else draft.delay_ms
-    ttl_ms = draft.ttl_ms
-    if ttl_ms is None:
-        ttl_ms = round(settings.ttl * 1000) if settings.ttl else 0
+def _store(group: Group, queue: Queue, draft: model.Draft, delay_ms: int, ttl_ms: int) -> int:
+    """Store a message; the delay and the lifetime are those of its queue, for a draft that names none."""
+    if draft.delay_ms is not None:
+        delay_ms = draft.delay_ms
+    if draft.ttl_ms is not None:
+        ttl_ms = draft.ttl_ms
     record = MessageRecord(
         sent_at_ms=group.wall_ms(),
         body=draft.content,

@@ -76,7 +76,7 @@ def _forget(group: Group, queue: Queue, dedup_id: str, time_ms: int) -> None:
 
 def keep_time(group: Group) -> None:
     """Store how late it is, so that time does not go back when the wall clock does while the server is down."""
-    clock = codec.unpack_clock(group.tx.space(keys.META).get(keys.CLOCK))
+    clock = group.clock()
     if group.now_ms - clock.latest_ms >= CLOCK_GRAIN_MS:
         group.set_clock(model.Clock(group.now_ms, clock.offset_ms))
 

@@ -1,0 +1,50 @@
+"""The benchmarks of scale and of parts, small."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks.profile import PARTS, shares_of
+from tests.harness import ROOT
+
+
+def test_a_small_run_of_scale(tmp_path: Path) -> None:
+    sizes = ["--messages=3000", "--memory-messages=2000", "--waiters=50", "--sends=20", "--duration=0.3"]
+    run = subprocess.run(
+        [sys.executable, "-m", "benchmarks.scale", f"--dir={tmp_path}", *sizes],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    figures = dict(re.findall(r"^  (.+): ([\d.,-]+)$", run.stdout, re.MULTILINE))
+    assert figures["messages"] == "3,000"  # the later of two
+    assert figures["waiters"] == "50"
+    assert int(figures["accepted"].replace(",", "")) > 0
+    assert int(figures["refused with 503 and Retry-After"].replace(",", "")) > 0
+    assert figures["anything else"] == "0"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_samples_count_for_the_innermost_part_of_tq() -> None:
+    root = "<module> (tq/__main__.py:5);serve (tq/cli.py:66);run (uvloop/__init__.py:92)"
+    raw = "\n".join(
+        [
+            f"{root} 4",
+            f"{root};Connection._flush (tq/web/connection.py:430) 3",
+            f"{root};Writer._run (tq/writer.py:1);send (tq/lifecycle/sending.py:2);replace (msgspec/structs.py:1) 2",
+            f"{root};Writer._run (tq/writer.py:1);LmdbStore._commit_txn (tq/store/lmdb.py:189) 5",
+            "Thread.run (threading.py:982);_worker (concurrent/futures/thread.py:81) 9",
+        ]
+    )
+    by_name = dict(PARTS)
+    assert shares_of(raw) == {
+        by_name[""]: 4,
+        by_name[r"Connection\._flush \("]: 3,
+        by_name[r"tq/(lifecycle/|codec|keys|model)"]: 2,
+        by_name[r"_commit_txn \("]: 5,
+    }
