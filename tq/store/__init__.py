@@ -59,7 +59,7 @@ that is refused has written nothing. Any other exception means that the transact
 
 
 class Store(Protocol):
-    """An engine. `commit` and `close` belong to one thread, the writer; `read` may be called from any thread."""
+    """An engine. One `commit` or `close` runs at a time, on whichever thread; `read` may be called from any thread."""
 
     def commit(self, commands: Sequence[Command], now_ms: int) -> list[Any]:
         """Apply the commands in order in one transaction and return when it is on disk.
