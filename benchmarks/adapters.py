@@ -50,7 +50,7 @@ from benchmarks.wires import (
 
 QUEUE = "peers"
 LEASE_SECONDS = 36_000  # longer than any run
-FILL_PER_SECOND = 30_000  # messages that a cell which only takes finds for each second
+FILL_PER_SECOND = 100_000  # messages that a cell which only takes finds for each second
 FILL_BATCH = 1_000
 VERSION_SECONDS = 30
 BENCH_EXTRA = "pip install '.[bench]'"

@@ -19,6 +19,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -37,6 +38,8 @@ REDRIVE_MESSAGES = 500  # moved in one commit
 RETRY_S = 1.0  # after which work of the broker's own is tried again when the writer was overloaded
 CLOCK_CHECK_S = 1.0  # how often the wall clock is looked at
 
+_LETTING_GO = (model.PurgeQueue, model.DeleteQueue)  # commands that leave garbage
+
 log = logging.getLogger("tq.broker")
 
 
@@ -47,18 +50,18 @@ Done = Callable[[Any], None]
 class Ticket(Entry):
     """One request on its way. `cancel` it when nobody wants the answer any more."""
 
-    __slots__ = ("_broker", "deadline", "done", "is_cancelled", "is_over", "is_submitted", "timer", "waiter")
+    # Most tickets keep these, so they are not set on each.
+    waiter: Waiter | None = None
+    timer: asyncio.TimerHandle | None = None
+    deadline = 0.0
+    is_cancelled = False
+    is_over = False
+    is_submitted = False
 
     def __init__(self, broker: Broker, command: model.Command, done: Done) -> None:
         super().__init__(command)
         self._broker = broker
         self.done = done
-        self.waiter: Waiter | None = None
-        self.timer: asyncio.TimerHandle | None = None
-        self.deadline = 0.0
-        self.is_cancelled = False
-        self.is_over = False
-        self.is_submitted = False
 
     def cancel(self) -> None:
         if not self.is_over and not self.is_cancelled:
@@ -109,7 +112,7 @@ class Broker:
         ticket = Ticket(self, request, done)
         if isinstance(request, model.Receive) and request.wait_ms:
             ticket.deadline = self._loop.time() + request.wait_ms / 1000
-            ticket.waiter = Waiter(next(self._numbers), request.queues, lambda: self._try_again(ticket))
+            ticket.waiter = Waiter(next(self._numbers), request.queues, partial(self._try_again, ticket))
         self._try(ticket)
         return ticket
 
@@ -146,9 +149,11 @@ class Broker:
     def _try(self, ticket: Ticket) -> None:
         """Hand a ticket's command to the writer."""
         try:
-            self._hand_over(ticket)
+            self._writer.submit(ticket)
         except TqError as refusal:
             self._finish(ticket, refusal)
+        else:
+            ticket.is_submitted = True
 
     def _try_again(self, ticket: Ticket) -> None:
         """Hand over the receive of one who was woken; without room for it, somebody must be woken again."""
@@ -156,15 +161,13 @@ class Broker:
             ticket.timer.cancel()
             ticket.timer = None
         try:
-            self._hand_over(ticket)
+            self._writer.submit(ticket)
         except TqError as refusal:
             self._loop.call_later(RETRY_S, self._pass_on, ticket)
             if not isinstance(refusal, Overloaded) or not self._wait(ticket):
                 self._finish(ticket, refusal)
-
-    def _hand_over(self, ticket: Ticket) -> None:
-        self._writer.submit(ticket)
-        ticket.is_submitted = True
+        else:
+            ticket.is_submitted = True
 
     def settle(self, ticket: Ticket, result: Any) -> None:
         """The result of a ticket's command is there."""
@@ -174,20 +177,27 @@ class Broker:
             result = self._fail(result)
             self._pass_on(ticket)
         elif isinstance(command, model.Receive):
-            for message_id in result.quarantined:
-                log.error("queue %s: message %d is damaged and was set aside", result.queue, message_id)
-            if ticket.is_cancelled:
-                self.give_back(result)
-            elif (result.quarantined or result.is_cut_short) and not result.messages:
-                self._try_again(ticket)  # it met nothing but what is damaged or expired: behind that there may be more
+            if not self._take(ticket, result):
                 return
-            elif not result.messages and self._wait(ticket):
-                return
-            self._pass_on(ticket, result.queue)
-        elif isinstance(command, model.PurgeQueue | model.DeleteQueue):
+        elif isinstance(command, _LETTING_GO):
             self._sweep()
             self._wake(command.name)
         self._finish(ticket, result)
+
+    def _take(self, ticket: Ticket, received: model.Received) -> bool:
+        """What a receive got; False when it goes on waiting."""
+        for message_id in received.quarantined:
+            log.error("queue %s: message %d is damaged and was set aside", received.queue, message_id)
+        if ticket.is_cancelled:
+            self.give_back(received)
+        elif not received.messages:
+            if received.quarantined or received.is_cut_short:
+                self._try_again(ticket)  # it met nothing but what is damaged or expired: behind that there may be more
+                return False
+            if self._wait(ticket):
+                return False
+        self._pass_on(ticket, received.queue)
+        return True
 
     def _finish(self, ticket: Ticket, result: Any) -> None:
         ticket.is_over = True

@@ -84,16 +84,7 @@ class QueueRecord(msgspec.Struct):
 
 def pack_message(record: MessageRecord) -> bytes:
     body = record.body
-    packed = body if isinstance(body, bytes) else [body.size, body.checksum, body.headers_size]
-    more: dict[str, Any] | None = None
-    if record.group or record.headers or record.dead_letter:
-        more = {}
-        if record.group:
-            more["group"] = record.group
-        if record.headers:
-            more["headers"] = record.headers
-        if record.dead_letter:
-            more["dead_letter"] = list(msgspec.structs.astuple(record.dead_letter))
+    more = _more(record) if record.group or record.headers or record.dead_letter else None
     return _seal(
         [
             record.sent_at_ms,
@@ -102,21 +93,33 @@ def pack_message(record: MessageRecord) -> bytes:
             record.due_at_ms,
             record.expires_at_ms,
             record.media_type,
-            packed,
+            body if isinstance(body, bytes) else [body.size, body.checksum, body.headers_size],
             more,
         ]
     )
 
 
+def _more(record: MessageRecord) -> dict[str, Any]:
+    more: dict[str, Any] = {}
+    if record.group:
+        more["group"] = record.group
+    if record.headers:
+        more["headers"] = record.headers
+    if record.dead_letter:
+        more["dead_letter"] = list(msgspec.structs.astuple(record.dead_letter))
+    return more
+
+
 def unpack_message(value: bytes) -> MessageRecord:
     """Raises CorruptRecord."""
     try:
-        sent_at_ms, receive_count, attempt, due_at_ms, expires_at_ms, media_type, packed, more = _unseal(value)
-        body = packed if isinstance(packed, bytes) else ChunkedBody(*packed)
-        group = headers = origin = None
-        if more:
-            group, headers = more.get("group"), more.get("headers")
-            origin = DeadLetterOrigin(*more["dead_letter"]) if "dead_letter" in more else None
+        sent_at_ms, receive_count, attempt, due_at_ms, expires_at_ms, media_type, body, more = _unseal(value)
+        if not isinstance(body, bytes):
+            body = ChunkedBody(*body)
+        if not more:
+            return MessageRecord(sent_at_ms, body, media_type, receive_count, attempt, due_at_ms, expires_at_ms)
+        group, headers = more.get("group"), more.get("headers")
+        origin = DeadLetterOrigin(*more["dead_letter"]) if "dead_letter" in more else None
     except (TypeError, ValueError, AttributeError) as error:
         raise CorruptRecord(f"not a message record: {error}") from error
     return MessageRecord(

@@ -119,11 +119,6 @@ class Draft(Struct, frozen=True):
     dedup_id: str | None = None
     headers: dict[str, str] | None = None
 
-    @property
-    def cost_bytes(self) -> int:
-        """What it takes to hold the message and to commit it."""
-        return len(self.content) + MESSAGE_COST_BYTES
-
 
 class DeadLetterOrigin(Struct, frozen=True):
     """How a message got into a dead-letter queue: from where, why, and after how many receives."""
@@ -323,8 +318,7 @@ class Send(Command, frozen=True):
 
     @property
     def cost_bytes(self) -> int:
-        drafts = self.drafts
-        return drafts[0].cost_bytes if len(drafts) == 1 else sum(draft.cost_bytes for draft in drafts)
+        return sum([len(draft.content) for draft in self.drafts]) + len(self.drafts) * MESSAGE_COST_BYTES
 
 
 class Receive(Command, frozen=True):
@@ -446,7 +440,8 @@ class Transaction(Command, frozen=True):
 
     @property
     def cost_bytes(self) -> int:
-        return sum(draft.cost_bytes for _, draft in self.sends) + len(self.acks) * MESSAGE_COST_BYTES
+        parts = len(self.sends) + len(self.acks)
+        return sum([len(draft.content) for _, draft in self.sends]) + parts * MESSAGE_COST_BYTES
 
 
 class Tick(Command, frozen=True):

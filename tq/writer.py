@@ -40,12 +40,11 @@ log = logging.getLogger("tq.writer")
 class Entry:
     """A command that waits, and who wants its result. One that `is_dropped` in time is neither applied nor settled."""
 
-    __slots__ = ("command", "cost_bytes", "is_dropped")
+    is_dropped = False
 
     def __init__(self, command: Command) -> None:
         self.command = command
         self.cost_bytes = command.cost_bytes
-        self.is_dropped = False
 
     def settle(self, result: Any) -> None:
         """Take the result of the command, or the exception it failed with; what it did is on disk."""
@@ -133,15 +132,19 @@ class Writer:
 
     def _next_group(self) -> tuple[list[Entry], int]:
         """What waits, as far as the bounds of a group allow, and what it costs."""
-        group: list[Entry] = []
-        size = 0
-        while self._waiting and len(group) < MAX_GROUP_COMMANDS and size < MAX_GROUP_BYTES:
-            entry = self._waiting.popleft()
-            size += entry.cost_bytes
-            if not entry.is_dropped:
+        size = self._waiting_bytes
+        if len(self._waiting) <= MAX_GROUP_COMMANDS and size <= MAX_GROUP_BYTES:
+            group = list(self._waiting)
+            self._waiting.clear()
+        else:
+            group = []
+            size = 0
+            while self._waiting and len(group) < MAX_GROUP_COMMANDS and size < MAX_GROUP_BYTES:
+                entry = self._waiting.popleft()
+                size += entry.cost_bytes
                 group.append(entry)
         self._waiting_bytes -= size
-        return group, size
+        return [entry for entry in group if not entry.is_dropped], size
 
     def _commit_aside(self, entries: list[Entry], commands: list[Command]) -> None:
         """On the thread."""

@@ -6,27 +6,33 @@ A queue's record is read once, changed in memory, and written once when the grou
 from __future__ import annotations
 
 import re
-from collections import Counter
 
 from tq import codec, keys
 from tq.codec import CorruptRecord, QueueRecord
 from tq.errors import InvalidQueueName, QueueDamaged, QueueNotFound
-from tq.model import QUEUE_NAME, Clock
+from tq.model import QUEUE_NAME, Clock, QueueSettings
 from tq.store import Space, Tx
 
 _QUEUE_NAME = re.compile(QUEUE_NAME)
 
 
 class Queue:
-    """One queue while a group runs."""
+    """One queue while a group runs. `arrived`: how many messages became ready since the group began."""
 
-    __slots__ = ("id", "is_changed", "name", "ready", "record")
+    __slots__ = ("arrived", "delay_ms", "id", "is_changed", "name", "ready", "record", "ttl_ms")
 
     def __init__(self, name: str, record: QueueRecord, tx: Tx) -> None:
         self.name = name
         self.record = record
         self.is_changed = False
+        self.arrived = 0
+        self.configure(record.settings)
         self.settle_in(tx)
+
+    def configure(self, settings: QueueSettings) -> None:
+        self.record.settings = settings
+        self.delay_ms = round(settings.delay * 1000)
+        self.ttl_ms = round((settings.ttl or 0) * 1000)
 
     def settle_in(self, tx: Tx) -> None:
         """Take the place that the record's id names."""
@@ -51,7 +57,6 @@ class Group:
     def __init__(self, tx: Tx, now_ms: int) -> None:
         self.tx = tx
         self.now_ms = now_ms
-        self.arrivals: Counter[str] = Counter()
         self.chunks = tx.space(keys.CHUNKS)
         self.due = tx.space(keys.DUE)
         self._queues: dict[str, Queue] = {}
@@ -69,7 +74,11 @@ class Group:
 
     def wall_ms(self) -> int:
         """What the wall clock says: timers run on a clock that never jumps, which may be ahead of it."""
-        return self.now_ms - self.clock().offset_ms
+        return self.now_ms - (self._clock or self.clock()).offset_ms
+
+    def arrivals(self) -> dict[str, int]:
+        """How many messages became ready in each queue since the group began."""
+        return {queue.name: queue.arrived for queue in self._queues.values() if queue.arrived}
 
     def queue(self, name: str) -> Queue:
         """Raises InvalidQueueName, QueueNotFound, QueueDamaged."""

@@ -43,7 +43,8 @@ def show(
 ) -> model.Message:
     """A message as clients see it; `record` has its whole body. Times that timers run on become the wall clock's."""
     assert isinstance(record.body, bytes)
-    ahead_ms = group.now_ms - group.wall_ms() if record.due_at_ms or record.expires_at_ms else 0
+    due_at_ms, expires_at_ms = record.due_at_ms, record.expires_at_ms
+    ahead_ms = group.now_ms - group.wall_ms() if due_at_ms or expires_at_ms else 0
     return model.Message(
         id=keys.sequence_of(key),
         content=record.body,
@@ -56,8 +57,8 @@ def show(
         dead_letter=record.dead_letter,
         attempt=record.attempt,
         receipt=keys.receipt(queue.id, key, record.attempt) if is_leased else None,
-        visible_at_ms=record.due_at_ms - ahead_ms if record.due_at_ms else None,
-        expires_at_ms=record.expires_at_ms - ahead_ms if record.expires_at_ms else None,
+        visible_at_ms=due_at_ms - ahead_ms if due_at_ms else None,
+        expires_at_ms=expires_at_ms - ahead_ms if expires_at_ms else None,
         state=state,
     )
 

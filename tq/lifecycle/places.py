@@ -25,7 +25,7 @@ def place(group: Group, queue: Queue, state: State, key: bytes, record: MessageR
     value = codec.pack_message(record)
     if state == "ready":
         queue.ready.put(key, value)
-        group.arrivals[queue.name] += 1
+        queue.arrived += 1
         return
     shared = keys.shared_key(queue.id, key)
     group.tx.space(_SPACES[state]).put(shared, value)
@@ -68,9 +68,10 @@ def locate(group: Group, queue: Queue, key: bytes) -> tuple[State, bytes] | None
 def finish(group: Group, queue: Queue, key: bytes, record: MessageRecord, counter: str) -> None:
     """End the life of a message that was displaced; `counter` says how it ended."""
     queue.count(counter)
+    body = record.body
     queue.record.bytes -= codec.content_bytes(record)
-    if isinstance(record.body, ChunkedBody):
-        for number in range(record.body.chunks):
+    if isinstance(body, ChunkedBody):
+        for number in range(body.chunks):
             group.chunks.delete(keys.chunk_key(queue.id, key, number))
     if record.expires_at_ms:
         group.due.delete(keys.due_key(record.expires_at_ms, DueKind.TTL, queue.id, key))
@@ -180,15 +181,15 @@ def move(group: Group, queue: Queue, key: bytes, record: MessageRecord, to: str,
 def settle_new(group: Group, queue: Queue, priority: int, record: MessageRecord, pieces: list[bytes]) -> int:
     """Give a message that is new to the queue a key and a place, behind its group if need be. Returns its id."""
     sequence = queue.record.next_sequence
+    queue.record.next_sequence = sequence + 1
     key = keys.message_key(sequence, priority)
-    queue.record.next_sequence += 1
     settle_in(group, queue, key, record, pieces)
     if record.group and not join_group(group, queue, record.group, key):
         place(group, queue, "blocked", key, record)
     elif priority == 0 and record.due_at_ms <= group.now_ms:
         # The lowest rank and the newest number: no key of the queue is greater.
         queue.ready.append(key, codec.pack_message(replace(record, due_at_ms=0) if record.due_at_ms else record))
-        group.arrivals[queue.name] += 1
+        queue.arrived += 1
     else:
         enter(group, queue, key, record)
     return sequence
@@ -198,8 +199,9 @@ def settle_in(group: Group, queue: Queue, key: bytes, record: MessageRecord, pie
     """Store what a message has besides its record, wherever that is: its chunks, its lifetime, its part of `bytes`."""
     queue.record.bytes += codec.content_bytes(record)
     queue.is_changed = True
-    for number, piece in enumerate(pieces):
-        group.chunks.put(keys.chunk_key(queue.id, key, number), piece)
+    if pieces:
+        for number, piece in enumerate(pieces):
+            group.chunks.put(keys.chunk_key(queue.id, key, number), piece)
     if record.expires_at_ms:
         group.due.put(keys.due_key(record.expires_at_ms, DueKind.TTL, queue.id, key), b"")
 

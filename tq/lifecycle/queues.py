@@ -59,8 +59,8 @@ def _add(group: Group, name: str, settings: model.QueueSettings) -> Queue:
 def _set(group: Group, queue: Queue, settings: model.QueueSettings) -> None:
     _check_dead_letter(group, queue.name, settings)
     if queue.record.settings.paused and not settings.paused:
-        group.arrivals[queue.name] += queue.ready.count()
-    queue.record.settings = settings
+        queue.arrived += queue.ready.count()
+    queue.configure(settings)
     queue.is_changed = True
 
 

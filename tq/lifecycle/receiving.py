@@ -13,7 +13,7 @@ from tq import codec, keys, model
 from tq.codec import CorruptRecord, MessageRecord
 from tq.errors import TqError
 from tq.lifecycle.group import Group, Queue
-from tq.lifecycle.looking import Page, show
+from tq.lifecycle.looking import show
 from tq.lifecycle.places import (
     displace,
     enter,
@@ -37,52 +37,56 @@ def receive(group: Group, command: model.Receive) -> model.Received:
     quarantined: tuple[int, ...] = ()
     is_cut_short = False
     for queue in queues:
-        if not queue.record.settings.paused:
-            received = _take(group, queue, command)
-            quarantined += received.quarantined
-            is_cut_short |= received.is_cut_short
-            if received.messages:
-                return replace(received, quarantined=quarantined)
+        if queue.record.settings.paused:
+            continue
+        received = _take(group, queue, command)
+        if received.messages:
+            return replace(received, quarantined=quarantined + received.quarantined) if quarantined else received
+        quarantined += received.quarantined
+        is_cut_short |= received.is_cut_short
     return model.Received((), quarantined=quarantined, is_cut_short=is_cut_short)
 
 
 def _take(group: Group, queue: Queue, command: model.Receive) -> model.Received:
-    page = Page(command.limit)
-    taken: list[tuple[bytes, MessageRecord, MessageRecord]] = []
+    due_at_ms = _lease_until(group, queue, command)
+    messages: list[model.Message] = []
+    taken: list[tuple[bytes, MessageRecord]] = []
     expired: list[tuple[bytes, MessageRecord]] = []
     damaged: list[tuple[bytes, bytes]] = []
-    due_at_ms = _lease_until(group, queue, command)
+    size = 0
     for key, value in queue.ready.scan():
         try:
             record = codec.unpack_message(value)
-            if is_expired(group, record):
+            if record.expires_at_ms and is_expired(group, record):
                 expired.append((key, record))
             else:
-                whole = read(group, queue, key, record)
-                after = _taken(record, due_at_ms)
-                shown = after if whole is record else replace(after, body=whole.body, headers=whole.headers)
-                page.add(show(group, queue, key, shown, is_leased=due_at_ms is not None))
-                taken.append((key, record, after))
+                whole = record if isinstance(record.body, bytes) else read(group, queue, key, record)
+                messages.append(show(group, queue, key, _taken(whole, due_at_ms), is_leased=due_at_ms is not None))
+                taken.append((key, record))
+                size += len(messages[-1].content)
         except CorruptRecord:
             damaged.append((key, value))
-        if page.is_full or len(expired) + len(damaged) == MAX_SKIPPED:
+        is_full = len(taken) == command.limit or size >= model.MAX_PAGE_BYTES
+        if is_full or len(expired) + len(damaged) == MAX_SKIPPED:
             break
-    for key, record, after in taken:
-        displace(group, queue, "ready", key, record)
+    for key, record in taken:
+        queue.ready.delete(key)
         if due_at_ms is None:
             finish(group, queue, key, record, "acked")
         else:
-            place(group, queue, "in_flight", key, after)
+            place(group, queue, "in_flight", key, _taken(record, due_at_ms))
+    if taken:
+        queue.count("received", len(taken))
+    if not expired and not damaged:
+        return model.Received(tuple(messages), queue.name)
     for key, record in expired:
         displace(group, queue, "ready", key, record)
         expire(group, queue, key, record)
     for key, value in damaged:
         quarantine(group, queue, "ready", key, value)
-    if taken:
-        queue.count("received", len(taken))
     is_cut_short = len(expired) + len(damaged) == MAX_SKIPPED
     ids = tuple(keys.sequence_of(key) for key, _ in damaged)
-    return model.Received(tuple(page.messages), queue.name, ids, is_cut_short)
+    return model.Received(tuple(messages), queue.name, ids, is_cut_short)
 
 
 def _lease_until(group: Group, queue: Queue, command: model.Receive) -> int | None:

@@ -23,11 +23,15 @@ MAX_DROPPED = 10_000  # by one send to a full queue that drops its oldest
 
 
 class Plan(Struct):
-    """What a send will do to one queue: for each draft the id it duplicates or None, and the keys to drop before."""
+    """What a send will do to one queue.
+
+    `known`: for each draft the id it duplicates or None, empty when no draft has a deduplication id. `drops`: the keys
+    of what goes before, to make room.
+    """
 
     drafts: Sequence[model.Draft]
     known: Sequence[int | None]
-    drops: list[bytes]
+    drops: Sequence[bytes]
 
 
 def send(group: Group, command: model.Send) -> model.Sent:
@@ -45,24 +49,24 @@ def make_plan(
     """Raises MessageTooLarge, QueueFull. What the same transaction is about to free counts as free."""
     settings = queue.record.settings
     largest = settings.max_message_bytes
-    for index, draft in enumerate(drafts):
+    known: Sequence[int | None] = ()
+    drops: Sequence[bytes] = ()
+    for draft in drafts:
         if len(draft.content) > largest:
             raise MessageTooLarge(
-                f"Message {index} has {len(draft.content):,} bytes of content; "
+                f"Message {drafts.index(draft)} has {len(draft.content):,} bytes of content; "
                 f"{largest:,} is the most that the queue {queue.name!r} takes."
             )
-    known = _find_duplicates(group, queue, drafts)
-    drops: list[bytes] = []
+        if draft.dedup_id is not None and not known:
+            known = _find_duplicates(group, queue, drafts)
     if settings.max_messages or settings.max_bytes:
-        new = [len(draft.content) for draft, duplicate in zip(drafts, known, strict=True) if duplicate is None]
+        new = [len(draft.content) for index, draft in enumerate(drafts) if not known or known[index] is None]
         drops = _make_room(queue, len(new) - freed_messages, sum(new) - freed_bytes)
     return Plan(drafts, known, drops)
 
 
 def _find_duplicates(group: Group, queue: Queue, drafts: Sequence[model.Draft]) -> Sequence[int | None]:
     """For each draft the id of the message it repeats: an earlier one's, or one that this send is about to make."""
-    if all(draft.dedup_id is None for draft in drafts):
-        return (None,) * len(drafts)
     next_id = queue.record.next_sequence
     found: list[int | None] = []
     here: dict[str, int] = {}
@@ -118,18 +122,17 @@ def _oldest_first(queue: Queue) -> Iterator[tuple[bytes, bytes]]:
 def carry_out(group: Group, queue: Queue, plan: Plan) -> model.Sent:
     for key in plan.drops:
         _drop(group, queue, key)
-    settings = queue.record.settings
-    delay_ms, ttl_ms = round(settings.delay * 1000), round((settings.ttl or 0) * 1000)
-    ids: list[int] = []
-    duplicates: list[int] = []
-    for index, (draft, known) in enumerate(zip(plan.drafts, plan.known, strict=True)):
-        if known is not None:
-            duplicates.append(index)
-        ids.append(_store(group, queue, draft, delay_ms, ttl_ms) if known is None else known)
+    if not plan.known:
+        ids = tuple([_store(group, queue, draft) for draft in plan.drafts])
+        queue.count("sent", len(ids))
+        return model.Sent(ids)
+    pairs = zip(plan.drafts, plan.known, strict=True)
+    ids = tuple([_store(group, queue, draft) if known is None else known for draft, known in pairs])
+    duplicates = tuple([index for index, known in enumerate(plan.known) if known is not None])
     queue.count("sent", len(ids) - len(duplicates))
     if duplicates:
         queue.count("duplicates", len(duplicates))
-    return model.Sent(tuple(ids), tuple(duplicates))
+    return model.Sent(ids, duplicates)
 
 
 def _drop(group: Group, queue: Queue, key: bytes) -> None:
@@ -142,22 +145,22 @@ def _drop(group: Group, queue: Queue, key: bytes) -> None:
         finish(group, queue, key, record, "dropped")
 
 
-def _store(group: Group, queue: Queue, draft: model.Draft, delay_ms: int, ttl_ms: int) -> int:
+def _store(group: Group, queue: Queue, draft: model.Draft) -> int:
     """Store a message; the delay and the lifetime are those of its queue, for a draft that names none."""
-    if draft.delay_ms is not None:
-        delay_ms = draft.delay_ms
-    if draft.ttl_ms is not None:
-        ttl_ms = draft.ttl_ms
-    record = MessageRecord(
-        sent_at_ms=group.wall_ms(),
-        body=draft.content,
-        media_type=draft.media_type,
-        due_at_ms=group.now_ms + delay_ms if delay_ms else 0,
-        expires_at_ms=group.now_ms + ttl_ms if ttl_ms else 0,
-        group=draft.group,
-        headers=draft.headers,
+    now_ms = group.now_ms
+    delay_ms = queue.delay_ms if draft.delay_ms is None else draft.delay_ms
+    ttl_ms = queue.ttl_ms if draft.ttl_ms is None else draft.ttl_ms
+    record, pieces = codec.split_body(
+        MessageRecord(
+            sent_at_ms=group.wall_ms(),
+            body=draft.content,
+            media_type=draft.media_type,
+            due_at_ms=now_ms + delay_ms if delay_ms else 0,
+            expires_at_ms=now_ms + ttl_ms if ttl_ms else 0,
+            group=draft.group,
+            headers=draft.headers,
+        )
     )
-    record, pieces = codec.split_body(record)
     message_id = settle_new(group, queue, draft.priority, record, pieces)
     if draft.dedup_id is not None:
         _remember(group, queue, draft.dedup_id, keys.message_key(message_id, draft.priority))

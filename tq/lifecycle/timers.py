@@ -35,7 +35,7 @@ def tick(group: Group, command: model.Tick) -> model.Ticked:
             _forget(group, queue, value.decode(), time_ms)
     keep_time(group)
     first = next(group.due.scan(), None)
-    return model.Ticked(keys.parse_due(first[0])[0] if first else None, dict(group.arrivals))
+    return model.Ticked(keys.parse_due(first[0])[0] if first else None, group.arrivals())
 
 
 def _end_wait(group: Group, queue: Queue, state: State, key: bytes, time_ms: int) -> None:

@@ -71,17 +71,18 @@ class WholeRequest(httputil.HTTPMessageDelegate):
 class Stream(httputil.HTTPConnection):
     """One request and its answer: what a delegate is given as `request_conn`."""
 
+    delegate: httputil.HTTPMessageDelegate | None = None
+    is_finished = False  # all of its answer is in `out`, or was written
+    _is_chunked = False
+    _close_callback: Callable[[], None] | None = None
+    task: asyncio.Task[None] | None = None  # asyncio itself does not keep it alive
+
     def __init__(self, connection: Connection, head: Head, body: bytes) -> None:
         self._connection = connection
         self.head = head
         self.body = body
         self.keep_alive = head.keep_alive
-        self.delegate: httputil.HTTPMessageDelegate | None = None
         self.out: list[bytes] = []
-        self.is_finished = False  # all of its answer is in `out`, or was written
-        self._is_chunked = False
-        self._close_callback: Callable[[], None] | None = None
-        self.task: asyncio.Task[None] | None = None  # asyncio itself does not keep it alive
 
     # --- for a WholeRequest -------------------------------------------------------------
 

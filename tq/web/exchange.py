@@ -34,10 +34,23 @@ class Request:
     """A request that was read to its end. `params` are the variables of the route's path, percent-decoded.
 
     `asked` is its query string and `told` its JSON body, in the shapes that the route names. `media_type` is the
-    Content-Type without its parameters, in lower case; empty when there is none.
+    Content-Type without its parameters, in lower case; empty when there is none. `is_list` is for a send: whether its
+    body holds a list of messages, so that the answer lists ids.
     """
 
-    __slots__ = ("_query", "asked", "body", "headers", "media_type", "method", "params", "path", "told")
+    __slots__ = (
+        "asked",
+        "body",
+        "has_json",
+        "headers",
+        "is_list",
+        "media_type",
+        "method",
+        "params",
+        "path",
+        "query",
+        "told",
+    )
 
     def __init__(
         self,
@@ -50,18 +63,35 @@ class Request:
     ) -> None:
         self.method = method
         self.path = path
-        self._query = query
+        self.query = query
         self.headers = headers
         self.params = params
         self.body = body
         self.asked: Any = None
         self.told: Any = None
-        content_type = headers.get("content-type", "")
-        self.media_type = content_type if content_type == JSON else content_type.partition(";")[0].strip().lower()
+        self.is_list = False
+        self.media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+        self.has_json = self.media_type in _JSON_TYPES
+
+    def with_body(self, body: bytes) -> Request:
+        """Another request with the same head."""
+        other = _new(Request)
+        other.method = self.method
+        other.path = self.path
+        other.query = self.query
+        other.headers = self.headers
+        other.params = self.params
+        other.body = body
+        other.asked = self.asked
+        other.told = None
+        other.is_list = False
+        other.media_type = self.media_type
+        other.has_json = self.has_json
+        return other
 
     def query_as(self, shape: type[T]) -> T:
         """The query string as a struct of optional fields, numbers read from digits. Raises InvalidRequest."""
-        query: T = _query_as(self._query, shape)
+        query: T = _query_as(self.query, shape)
         return query
 
     def json_as(self, shape: type[T]) -> T:
@@ -70,9 +100,8 @@ class Request:
             raise UnsupportedMediaType(f"{self.media_type!r} is not taken here; send {JSON}.")
         return decode(msgspec.json.Decoder(shape).decode, self.body)
 
-    @property
-    def has_json(self) -> bool:
-        return self.media_type in _JSON_TYPES
+
+_new = object.__new__
 
 
 def _read_query(query: str, shape: Any) -> Any:
@@ -148,9 +177,16 @@ class Route(Struct, frozen=True):
     headers: Mapping[str, Any] = {}
     errors: tuple[type[TqError], ...] = ()
 
+    @property
+    def reads_body(self) -> bool:
+        """Whether what is asked for depends on more than the head."""
+        return self.body is not None or bool(self.bodies)
+
     def parse(self, request: Request) -> Command | Query | Response:
-        """What is asked for, or the response when nobody need be asked. Raises the TqErrors of the row."""
-        request.asked = request.query_as(self.query)
+        """What is asked for, or the response when nobody need be asked. Raises the TqErrors of the row.
+
+        The query string was read already.
+        """
         if self.body is not None:
             request.told = self.body() if self.is_body_optional and not request.body else request.json_as(self.body)
         return self.ask(request)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
@@ -59,61 +59,78 @@ _MSGPACK = msgspec.msgpack.Decoder(BODIES[MSGPACK])
 
 
 def read_drafts(request: Request) -> tuple[Draft, ...]:
-    """The messages in a send's body, by its Content-Type. Raises InvalidRequest."""
-    if request.has_json and not is_array(request.body):
-        request.query_as(NoParameters)
-        return _with_key(request, (json_draft(decode(_ONE.decode, request.body), "$"),))
-    if not request.has_json and request.media_type not in (NDJSON, MSGPACK):
+    """The messages in a send's body, by its Content-Type; sets `request.is_list`. Raises InvalidRequest."""
+    if request.has_json:
+        _take_no_parameters(request)
+        if is_array(request.body):
+            request.is_list = True
+            drafts = _json_drafts(decode(_MANY.decode, request.body))
+        else:
+            drafts = (json_draft(decode(_ONE.decode, request.body), "$"),)
+    elif request.media_type == NDJSON:
+        _take_no_parameters(request)
+        request.is_list = True
+        drafts = _ndjson_drafts(request.body)
+    elif request.media_type == MSGPACK:
+        _take_no_parameters(request)
+        request.is_list = _is_msgpack_array(request.body)
+        drafts = tuple(_msgpack_drafts(request.body))
+    else:
         options = request.query_as(Options)
         media_type = _kept_type(request.headers["content-type"])
-        return _with_key(request, (to_draft(request.body, media_type, options, UNSET, "query string: $"),))
-    request.query_as(NoParameters)
-    if request.media_type == MSGPACK:
-        drafts = _batch(_msgpack_drafts(request.body))
-    elif request.media_type == NDJSON:
-        drafts = _batch(_ndjson_drafts(request.body))
-    else:
-        envelopes = decode(_MANY.decode, request.body)
-        drafts = _batch(json_draft(envelope, f"$[{index}]") for index, envelope in enumerate(envelopes))
-    return _with_key(request, drafts)
-
-
-def is_batch(request: Request) -> bool:
-    """Whether a send's body holds a list of messages, so that the answer lists ids."""
-    if request.media_type == MSGPACK:
-        first = request.body[:1]
-        return first in (b"\xdc", b"\xdd") or b"\x90" <= first <= b"\x9f"  # the array formats
-    return request.media_type == NDJSON or (request.has_json and is_array(request.body))
+        drafts = (to_draft(request.body, media_type, options, UNSET, "query string: $"),)
+    if request.is_list and not 1 <= len(drafts) <= MAX_BATCH:
+        raise InvalidRequest(f"A batch has 1 to {MAX_BATCH:,} messages; this one has {len(drafts):,}.")
+    return _with_key(request, drafts) if "idempotency-key" in request.headers else drafts
 
 
 def is_array(body: bytes) -> bool:
+    return body.startswith(b"[") or (body[:1].isspace() and body.lstrip(_WHITESPACE).startswith(b"["))
+
+
+def _is_msgpack_array(body: bytes) -> bool:
     first = body[:1]
-    return first == b"[" or (first in _WHITESPACE and body.lstrip(_WHITESPACE)[:1] == b"[")
+    return first in (b"\xdc", b"\xdd") or b"\x90" <= first <= b"\x9f"  # the array formats
+
+
+def _take_no_parameters(request: Request) -> None:
+    """Raises InvalidRequest."""
+    if request.query:
+        request.query_as(NoParameters)
 
 
 def to_draft(
-    content: bytes, media_type: str | None, options: Options, headers: dict[str, str] | UnsetType, place: str
+    content: bytes,
+    media_type: str | None,
+    options: Options,
+    headers: dict[str, str] | UnsetType,
+    place: str,
+    index: int | None = None,
 ) -> Draft:
-    """Raises InvalidRequest for what is too long; `place` is where the message stands in the request."""
-    group = options.group or None
-    dedup_id = options.dedup_id or None
+    """Raises InvalidRequest for what is too long; `place` is where the message stands, `index` which it is there."""
+    group, dedup_id = options.group or None, options.dedup_id or None
+    if group or dedup_id or headers:
+        _check_lengths(group, dedup_id, headers or {}, place if index is None else f"{place}[{index}]")
+    return Draft(
+        content,
+        media_type,
+        None if options.delay is UNSET else round(options.delay * 1000),
+        None if options.ttl is UNSET else max(1, round(options.ttl * 1000)),
+        options.priority,
+        group,
+        dedup_id,
+        headers or None,
+    )
+
+
+def _check_lengths(group: str | None, dedup_id: str | None, headers: dict[str, str], place: str) -> None:
+    """Raises InvalidRequest."""
     for name, text in (("group", group), ("dedup_id", dedup_id)):
         if text is not None and len(_utf8(text, f"{place}.{name}")) > model.MAX_GROUP_BYTES:
             raise InvalidRequest(f"More than {model.MAX_GROUP_BYTES} bytes - at `{place}.{name}`.")
-    if headers:
-        size = sum(len(_utf8(part, f"{place}.headers")) for item in headers.items() for part in item)
-        if size > model.MAX_HEADERS_BYTES:
-            raise InvalidRequest(f"More than {model.MAX_HEADERS_BYTES:,} bytes - at `{place}.headers`.")
-    return Draft(
-        content=content,
-        media_type=media_type,
-        delay_ms=None if options.delay is UNSET else round(options.delay * 1000),
-        ttl_ms=None if options.ttl is UNSET else max(1, round(options.ttl * 1000)),
-        priority=options.priority,
-        group=group,
-        dedup_id=dedup_id,
-        headers=headers or None,
-    )
+    size = sum(len(_utf8(part, f"{place}.headers")) for item in headers.items() for part in item)
+    if size > model.MAX_HEADERS_BYTES:
+        raise InvalidRequest(f"More than {model.MAX_HEADERS_BYTES:,} bytes - at `{place}.headers`.")
 
 
 def _utf8(text: str, place: str) -> bytes:
@@ -125,37 +142,43 @@ def _utf8(text: str, place: str) -> bytes:
 
 def _with_key(request: Request, drafts: tuple[Draft, ...]) -> tuple[Draft, ...]:
     """An Idempotency-Key is the deduplication id of the messages that have none: of the n-th in a batch with `#n`."""
-    key = request.headers.get("idempotency-key")
+    key = request.headers["idempotency-key"]
     if not key:
         return drafts
     try:
         msgspec.convert(key, IdempotencyKey)
     except msgspec.ValidationError as error:
         raise InvalidRequest(f"Idempotency-Key has at most {MAX_KEY_LENGTH} ASCII characters.") from error
-    is_list = is_batch(request)
     return tuple(
-        replace(draft, dedup_id=f"{key}#{index}" if is_list else key) if draft.dedup_id is None else draft
+        replace(draft, dedup_id=f"{key}#{index}" if request.is_list else key) if draft.dedup_id is None else draft
         for index, draft in enumerate(drafts)
     )
 
 
-def _batch(drafts: Iterable[Draft]) -> tuple[Draft, ...]:
-    batch = tuple(drafts)
-    if not 1 <= len(batch) <= MAX_BATCH:
-        raise InvalidRequest(f"A batch has 1 to {MAX_BATCH:,} messages; this one has {len(batch):,}.")
-    return batch
+def _ndjson_drafts(body: bytes) -> tuple[Draft, ...]:
+    """One envelope on each line that is not blank.
 
-
-def _ndjson_drafts(body: bytes) -> Iterator[Draft]:
-    """One envelope on each line that is not blank. (`Decoder.decode_lines` takes one over many lines as well.)"""
+    msgspec reads lines at once, but takes a value over several lines, and several on one, too. Where each line
+    begins and ends with a brace, each line break ends a value; then as many lines as values say that it is one
+    on each. All else, and what is wrong, is read line by line.
+    """
+    try:
+        envelopes = decode(_ONE.decode_lines, body)
+    except InvalidRequest:
+        envelopes = []
+    breaks = body.count(b"\n", 0, -1)
+    if breaks == body.count(b"}\n{") == len(envelopes) - 1:
+        return _json_drafts(envelopes)
     lines = [line for line in body.split(b"\n") if line.strip()]
-    for index, line in enumerate(lines):
-        place = f"$[{index}]"
-        yield json_draft(decode(_ONE.decode, line, place), place)
+    return _json_drafts([decode(_ONE.decode, line, f"$[{index}]") for index, line in enumerate(lines)])
 
 
-def json_draft(envelope: Envelope, place: str) -> Draft:
-    return to_draft(bytes(envelope.content), None, envelope, envelope.headers, place)
+def _json_drafts(envelopes: list[Envelope]) -> tuple[Draft, ...]:
+    return tuple([json_draft(envelope, "$", index) for index, envelope in enumerate(envelopes)])
+
+
+def json_draft(envelope: Envelope, place: str, index: int | None = None) -> Draft:
+    return to_draft(bytes(envelope.content), None, envelope, envelope.headers, place, index)
 
 
 def _msgpack_drafts(body: bytes) -> Iterator[Draft]:
@@ -164,7 +187,7 @@ def _msgpack_drafts(body: bytes) -> Iterator[Draft]:
         envelopes = decoded if isinstance(decoded, list) else [decoded]
         for index, envelope in enumerate(envelopes):
             content, media_type = _from_msgpack(msgspec.msgpack.decode(envelope.content))
-            yield to_draft(content, media_type, envelope, envelope.headers, f"$[{index}]")
+            yield to_draft(content, media_type, envelope, envelope.headers, "$", index)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidRequest(f"The body is not what its type says: {error}.") from error
 
@@ -255,10 +278,7 @@ def json_message(message: Message, queue: str | None = None) -> bytes:
 
 def metadata(message: Message, queue: str | None = None) -> dict[str, Any]:
     """What is told of a message beside its id and content; what does not apply is left out."""
-    shown: dict[str, Any] = {
-        "sent_at": timestamp(message.sent_at_ms),
-        "receive_count": message.receive_count,
-    }
+    shown: dict[str, Any] = {"sent_at": timestamp(message.sent_at_ms), "receive_count": message.receive_count}
     if queue:
         shown["queue"] = queue
     if message.receipt:
@@ -267,9 +287,16 @@ def metadata(message: Message, queue: str | None = None) -> dict[str, Any]:
         shown["visible_at"] = timestamp(message.visible_at_ms)
     if message.expires_at_ms:
         shown["expires_at"] = timestamp(message.expires_at_ms)
-    for name in ("priority", "group", "headers", "dead_letter", "state"):
-        if value := getattr(message, name):
-            shown[name] = value
+    if message.priority:
+        shown["priority"] = message.priority
+    if message.group:
+        shown["group"] = message.group
+    if message.headers:
+        shown["headers"] = message.headers
+    if message.dead_letter:
+        shown["dead_letter"] = message.dead_letter
+    if message.state:
+        shown["state"] = message.state
     return shown
 
 

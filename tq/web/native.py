@@ -98,7 +98,7 @@ def send(request: Request) -> model.Send:
 
 
 def sent(request: Request, result: model.Sent) -> Response:
-    if formats.is_batch(request):
+    if request.is_list:
         return json_response(201, _ids(result))
     if result.duplicates:
         return json_response(200, shapes.Sent(result.ids[0], duplicate=True))
@@ -289,7 +289,7 @@ def transact(request: Request) -> model.Transaction:
         raise InvalidRequest(f"A transaction has 1 to {model.MAX_PARTS:,} parts - at `$`.")
     return model.Transaction(
         tuple((part.queue, part.receipt) for part in body.ack),
-        tuple((part.queue, formats.json_draft(part, f"$.send[{index}]")) for index, part in enumerate(body.send)),
+        tuple((part.queue, formats.json_draft(part, "$.send", index)) for index, part in enumerate(body.send)),
     )
 
 

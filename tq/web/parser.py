@@ -54,10 +54,11 @@ def _is_1_0(version: str) -> bool:
 class Head:
     """Everything of a request but its body. Names of headers are in lower case, repeated ones joined; `pairs` are all.
 
-    It is not changed once it was parsed: requests with the same bytes share one.
+    It is not changed once it was parsed: requests with the same bytes share one, and with it `call`, which is whatever
+    the application makes of a head.
     """
 
-    __slots__ = ("headers", "is_1_0", "keep_alive", "method", "pairs", "refusal", "target")
+    __slots__ = ("call", "headers", "is_1_0", "keep_alive", "method", "pairs", "refusal", "target")
 
     def __init__(self) -> None:
         self.method = ""
@@ -67,6 +68,7 @@ class Head:
         self.headers: dict[str, str] = {}
         self.keep_alive = True
         self.refusal: TqError | None = None
+        self.call: Any = None
 
 
 class KnownHeads:
@@ -78,8 +80,9 @@ class KnownHeads:
     def learn(self, data: bytes, head: Head, body: bytes) -> None:
         """Keep the head of a request that was all of the data, unless it says more than how long the body is."""
         size = len(data) - len(body)
-        is_plain = head.keep_alive and not head.refusal and not head.headers.keys() & _NOT_PLAIN
-        if head.method not in _REPEATED or size > MAX_KNOWN_BYTES or not is_plain:
+        if head.method not in _REPEATED or size > MAX_KNOWN_BYTES:
+            return
+        if not head.keep_alive or head.refusal or head.headers.keys() & _NOT_PLAIN:
             return
         if len(self._heads) >= MAX_KNOWN_HEADS:
             self._heads.clear()

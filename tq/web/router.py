@@ -49,24 +49,37 @@ class Router:
             for segment in route.path.strip("/").split("/"):
                 node = node.setdefault(_ANY if segment.startswith("{") else segment, {})
             node.setdefault(_HERE, Resource()).add(route)
-        self.find = lru_cache(maxsize=REMEMBERED_PATHS)(self._find)
+        # The last segment may be a message, and another one in each request; what is before it comes again.
+        self._parent = lru_cache(maxsize=REMEMBERED_PATHS)(self._find_parent)
 
-    def _find(self, path: str) -> tuple[Resource, dict[str, str]]:
+    def find(self, path: str) -> tuple[Resource, dict[str, str]]:
         """The resource at a path, and the path's variables by name, percent-decoded. Raises NotFound.
 
         What is not UTF-8 in a variable becomes U+FFFD, which nothing is named.
         """
-        node = self._tree
-        variables = []
-        for segment in path.removesuffix("/").removeprefix("/").split("/"):
-            if segment and segment in node:
-                node = node[segment]
-            elif segment and _ANY in node:
-                node = node[_ANY]
-                variables.append(unquote(segment) if "%" in segment else segment)
-            else:
-                raise NotFound
+        parent, _, last = path.removesuffix("/").removeprefix("/").rpartition("/")
+        node, variables = self._parent(parent)
+        node, variables = _step(node, variables, last)
         if _HERE not in node:
             raise NotFound
-        resource = node[_HERE]
+        resource: Resource = node[_HERE]
         return resource, dict(zip(resource.variables, variables, strict=True))
+
+    def _find_parent(self, path: str) -> tuple[dict[str, Any], tuple[str, ...]]:
+        node = self._tree
+        variables: tuple[str, ...] = ()
+        for segment in path.split("/") if path else ():
+            node, variables = _step(node, variables, segment)
+        return node, variables
+
+
+def _step(node: dict[str, Any], variables: tuple[str, ...], segment: str) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """From a node of the tree to its child. Raises NotFound."""
+    if segment:
+        child = node.get(segment)
+        if child is not None:
+            return child, variables
+        child = node.get(_ANY)
+        if child is not None:
+            return child, (*variables, unquote(segment) if "%" in segment else segment)
+    raise NotFound

@@ -50,6 +50,23 @@ class Application(httputil.HTTPServerConnectionDelegate):
         assert isinstance(request_conn, Stream)
         return _Exchange(self, request_conn)
 
+    def call(self, head: Head) -> _Call:
+        """What a head asks for. Raises the TqErrors of its route."""
+        path, query = _split_target(head.target)
+        resource, variables = self.router.find(path)
+        if head.method == "OPTIONS":
+            return _Call(response=Response(204, headers=(("Allow", resource.allow),)))
+        try:
+            route = resource.route(head.method)
+        except MethodNotAllowed as error:
+            return _Call(response=problem(error, (("Allow", resource.allow),)))
+        request = Request(head.method, path, query, head.headers, variables, b"")
+        request.asked = request.query_as(route.query)
+        if route.reads_body:
+            return _Call(route, request)
+        asked = route.parse(request)
+        return _Call(response=asked) if isinstance(asked, Response) else _Call(route, request, asked)
+
     def head(self, response: Response) -> bytes:
         """Status line and headers; without any of its own they are made once a second for each kind of answer."""
         second = int(time.time())
@@ -81,57 +98,76 @@ class Application(httputil.HTTPServerConnectionDelegate):
         return self.head(response), response.body
 
 
+class _Call:
+    """What a head asks for, which is found once for all the requests that share it (`Head.call`).
+
+    `asked` is None where it depends on the body too, and everything but `response` where the head is all it takes.
+    """
+
+    __slots__ = ("asked", "request", "response", "route")
+
+    def __init__(
+        self,
+        route: Route | None = None,
+        request: Request | None = None,
+        asked: Command | Query | None = None,
+        response: Response | None = None,
+    ) -> None:
+        self.route = route
+        self.request = request
+        self.asked = asked
+        self.response = response
+
+
 class _Exchange(WholeRequest):
     """One request of a route, and its answer."""
+
+    _response: Response | None = None
+    _ticket: Ticket | None = None
 
     def __init__(self, application: Application, stream: Stream) -> None:
         self._application = application
         self._stream = stream
-        self._route: Route | None = None
-        self._asked: Command | Query | None = None
-        self._response: Response | None = None
-        self._ticket: Ticket | None = None
-        self._may_wait = False
 
     def receive(self, head: Head, body: bytes) -> None:
         try:
-            self._find(head, body)
+            self._read(head, body)
         except TqError as error:
             self._response = problem(error)
         except Exception:
             log.exception("%s %s failed", head.method, head.target)
             self._response = problem(InternalError())
 
-    def _find(self, head: Head, body: bytes) -> None:
-        method = head.method
-        path, query = _split_target(head.target)
-        resource, variables = self._application.router.find(path)
-        if method == "OPTIONS":
-            self._response = Response(204, headers=(("Allow", resource.allow),))
+    def _read(self, head: Head, body: bytes) -> None:
+        call: _Call | None = head.call
+        if call is None:
+            call = head.call = self._application.call(head)
+        if call.response:
+            self._response = call.response
             return
-        try:
-            route = resource.route(method)
-        except MethodNotAllowed as error:
-            self._response = problem(error, (("Allow", resource.allow),))
-            return
-        self._route = route
-        self._request = Request(method, path, query, head.headers, variables, body)
-        asked = route.parse(self._request)
-        if isinstance(asked, Response):
-            self._response = asked
-            return
+        assert call.route
+        assert call.request
+        self._route = call.route
+        self._request = call.request
+        asked = call.asked
+        if asked is None:
+            self._request = call.request.with_body(body)
+            parsed = call.route.parse(self._request)
+            if isinstance(parsed, Response):
+                self._response = parsed
+                return
+            asked = parsed
         self._asked = asked
-        if isinstance(asked, Receive):
+        kind = type(asked)
+        if kind is Receive:
             self.needs_client = True
-            self._may_wait = asked.wait_ms > 0
-        else:
-            self.may_overlap = isinstance(asked, Send | Settle)
+        elif kind is Send or kind is Settle:
+            self.may_overlap = True
 
     def run(self) -> None:
         if self._response:
             self._respond(self._response)
         else:
-            assert self._asked
             self._ticket = self._application.broker.submit(self._asked, self._answer)
 
     def on_connection_close(self) -> None:
@@ -140,14 +176,11 @@ class _Exchange(WholeRequest):
 
     def _answer(self, result: Any) -> None:
         self._ticket = None  # it refers back to this
-        if self._may_wait and isinstance(result, Received) and result.messages and self._stream.is_abandoned():
-            self._application.broker.give_back(result)
-            self._stream.abandon()
-            return
         if isinstance(result, TqError):
             self._respond(problem(result))
             return
-        assert self._route
+        if self.needs_client and self._is_in_vain(result):
+            return
         try:
             response = self._route.render(self._request, result)
         except TqError as error:
@@ -156,6 +189,16 @@ class _Exchange(WholeRequest):
             log.exception("%s %s could not be answered", self._request.method, self._request.path)
             response = problem(InternalError())
         self._respond(response)
+
+    def _is_in_vain(self, received: Received) -> bool:
+        """Whether the client of a long poll has gone meanwhile; then its messages go back."""
+        asked = self._asked
+        assert isinstance(asked, Receive)
+        if not asked.wait_ms or not received.messages or not self._stream.is_abandoned():
+            return False
+        self._application.broker.give_back(received)
+        self._stream.abandon()
+        return True
 
     def _respond(self, response: Response) -> None:
         body = b"" if self._stream.head.method == "HEAD" else response.body
