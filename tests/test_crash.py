@@ -66,8 +66,9 @@ class Suffered(Struct):
     wrong: list[str]
 
 
-def suffer(data_dir: Path | str, rounds: int, seed: int) -> Suffered:
-    """Run clients through so many kills, or more, then let them finish and take out what is left."""
+def suffer(data_dir: Path | str, rounds: int, seed: int, most_rounds: int) -> Suffered:
+    """Run clients through so many kills, and up to the most of them while something was too rare; then let them finish
+    and take out what is left."""
     place, recorder, chance = Place(), Recorder(), random.Random(seed)
     requests: list[Request] = []
     clients = [*removing.removers(seed, place, recorder), *leasing.leasers(seed, place, requests)]
@@ -79,7 +80,7 @@ def suffer(data_dir: Path | str, rounds: int, seed: int) -> Suffered:
         is_last = False
         while not is_last:
             number = len(recorder.kills) + (fallen is not None)
-            is_last = number >= rounds * MORE_KILLS or (number >= rounds and not missing(requests, rounds))
+            is_last = number >= most_rounds or (number >= rounds and not missing(requests, rounds))
             with Server(data_dir) as server:
                 create_queues(server)
                 back = place.announce(server.port)
@@ -153,7 +154,7 @@ def seed() -> int:
 
 @pytest.mark.parametrize("rounds", [20, pytest.param(200, marks=pytest.mark.slow)])
 def test_what_was_acknowledged_outlives_any_kill(tmp_path: Path, seed: int, rounds: int) -> None:
-    suffered = suffer(tmp_path / "data", rounds, seed)
+    suffered = suffer(tmp_path / "data", rounds, seed, rounds * MORE_KILLS)
     counted, lived = removing.figures(suffered.history), leasing.life_figures(suffered.lives)
     print(dict(counted))
     print(dict(sorted(lived.items())))
@@ -169,7 +170,7 @@ def test_what_was_acknowledged_outlives_any_kill(tmp_path: Path, seed: int, roun
 
 
 def test_the_same_rounds_on_a_store_that_forgets_are_found_out(seed: int) -> None:
-    suffered = suffer("memory:", 3, seed)
+    suffered = suffer("memory:", 3, seed, 3)
     lost = [one for one in check(suffered.history) if "acknowledged to" in one and "is lost" in one]
     lost_lives = [one for one in check_lives(suffered.lives) if one.startswith("lost: ")]
     print(f"{len(lost)} and {len(lost_lives)} messages that were acknowledged are missed")

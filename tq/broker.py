@@ -38,8 +38,6 @@ REDRIVE_MESSAGES = 500  # moved in one commit
 RETRY_S = 1.0  # after which work of the broker's own is tried again when the writer was overloaded
 CLOCK_CHECK_S = 1.0  # how often the wall clock is looked at
 
-_LETTING_GO = (model.PurgeQueue, model.DeleteQueue)  # commands that leave garbage
-
 log = logging.getLogger("tq.broker")
 
 
@@ -104,17 +102,18 @@ class Broker:
         A query, and a command that cannot even wait, is done before `submit` returns. When `done` is called with the
         result of a command, its effect is on disk. The ticket is None for what is done already.
         """
+        if type(request) is model.Send or type(request) is model.Settle:
+            return self._try(Ticket(self, request, done))
         if isinstance(request, model.Query):
             done(self._look(request))
             return None
-        if isinstance(request, model.Redrive):
+        if type(request) is model.Redrive:
             return self._submit_redrive(request, done)
         ticket = Ticket(self, request, done)
-        if isinstance(request, model.Receive) and request.wait_ms:
+        if type(request) is model.Receive and request.wait_ms:
             ticket.deadline = self._loop.time() + request.wait_ms / 1000
             ticket.waiter = Waiter(next(self._numbers), request.queues, partial(self._try_again, ticket))
-        self._try(ticket)
-        return ticket
+        return self._try(ticket)
 
     async def call(self, request: model.Command | model.Query) -> Any:
         """Like `submit`, for coroutines: returns the result or raises the TqError."""
@@ -146,7 +145,7 @@ class Broker:
 
     # --- commands -------------------------------------------------------------
 
-    def _try(self, ticket: Ticket) -> None:
+    def _try(self, ticket: Ticket) -> Ticket:
         """Hand a ticket's command to the writer."""
         try:
             self._writer.submit(ticket)
@@ -154,6 +153,7 @@ class Broker:
             self._finish(ticket, refusal)
         else:
             ticket.is_submitted = True
+        return ticket
 
     def _try_again(self, ticket: Ticket) -> None:
         """Hand over the receive of one who was woken; without room for it, somebody must be woken again."""
@@ -173,13 +173,14 @@ class Broker:
         """The result of a ticket's command is there."""
         command = ticket.command
         ticket.is_submitted = False
+        # By their types: `isinstance` is slow where it says no of a struct, and these are asked of every command.
         if isinstance(result, Exception):
             result = self._fail(result)
             self._pass_on(ticket)
-        elif isinstance(command, model.Receive):
+        elif type(command) is model.Receive:
             if not self._take(ticket, result):
                 return
-        elif isinstance(command, _LETTING_GO):
+        elif type(command) is model.PurgeQueue or type(command) is model.DeleteQueue:
             self._sweep()
             self._wake(command.name)
         self._finish(ticket, result)
@@ -311,9 +312,7 @@ class Broker:
             following = replace(command, limit=min(left, REDRIVE_MESSAGES), after=result.after, before=result.before)
             self._try(Ticket(self, following, slice_done))
 
-        ticket = Ticket(self, replace(command, limit=min(command.limit, REDRIVE_MESSAGES)), slice_done)
-        self._try(ticket)
-        return ticket
+        return self._try(Ticket(self, replace(command, limit=min(command.limit, REDRIVE_MESSAGES)), slice_done))
 
     def _sweep(self) -> None:
         """Reclaim garbage, one slice a commit, until there is none."""

@@ -36,6 +36,7 @@ _SURELY_INLINE_BYTES = 512  # the rest of a record without headers has less than
 MAX_INLINE_BYTES = 1_984  # a larger value would not fit twice in a page and get pages of its own
 
 
+_DEFAULT_SETTINGS = QueueSettings()
 _pack = msgpack.Packer().pack  # `packb` makes one for each call
 
 
@@ -197,7 +198,7 @@ def unpack_queue(value: bytes) -> QueueRecord:
     """Raises CorruptRecord."""
     try:
         queue_id, next_sequence, created_at_ms, settings, size, in_flight, delayed, blocked, counters = _unseal(value)
-        known = msgspec.convert(settings, QueueSettings)
+        known = msgspec.convert(settings, QueueSettings) if settings != {} else _DEFAULT_SETTINGS
     except (TypeError, ValueError) as error:
         raise CorruptRecord(f"not a queue record: {error}") from error
     return QueueRecord(queue_id, next_sequence, created_at_ms, known, size, in_flight, delayed, blocked, counters)

@@ -318,7 +318,10 @@ class Send(Command, frozen=True):
 
     @property
     def cost_bytes(self) -> int:
-        return sum([len(draft.content) for draft in self.drafts]) + len(self.drafts) * MESSAGE_COST_BYTES
+        size = len(self.drafts) * MESSAGE_COST_BYTES
+        for draft in self.drafts:
+            size += len(draft.content)
+        return size
 
 
 class Receive(Command, frozen=True):

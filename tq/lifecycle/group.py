@@ -60,6 +60,7 @@ class Group:
         self.chunks = tx.space(keys.CHUNKS)
         self.due = tx.space(keys.DUE)
         self._queues: dict[str, Queue] = {}
+        self._removed: list[Queue] = []
         self._clock: Clock | None = None
 
     def clock(self) -> Clock:
@@ -78,11 +79,15 @@ class Group:
 
     def arrivals(self) -> dict[str, int]:
         """How many messages became ready in each queue since the group began."""
-        return {queue.name: queue.arrived for queue in self._queues.values() if queue.arrived}
+        arrivals = {queue.name: queue.arrived for queue in self._queues.values() if queue.arrived}
+        for queue in self._removed:
+            if queue.arrived:
+                arrivals[queue.name] = arrivals.get(queue.name, 0) + queue.arrived
+        return arrivals
 
     def queue(self, name: str) -> Queue:
         """Raises InvalidQueueName, QueueNotFound, QueueDamaged."""
-        found = self.find(name)
+        found = self._queues.get(name) or self.find(name)
         if found is None:
             raise QueueNotFound(f"There is no queue named {name!r}.")
         return found
@@ -126,6 +131,7 @@ class Group:
         self._let_go(queue)
         self.tx.space(keys.QUEUES).delete(queue.name.encode())
         del self._queues[queue.name]
+        self._removed.append(queue)
 
     def _new_id(self, name: str) -> int:
         meta = self.tx.space(keys.META)

@@ -70,7 +70,7 @@ def finish(group: Group, queue: Queue, key: bytes, record: MessageRecord, counte
     queue.count(counter)
     body = record.body
     queue.record.bytes -= codec.content_bytes(record)
-    if isinstance(body, ChunkedBody):
+    if not isinstance(body, bytes):
         for number in range(body.chunks):
             group.chunks.delete(keys.chunk_key(queue.id, key, number))
     if record.expires_at_ms:

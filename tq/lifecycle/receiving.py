@@ -61,9 +61,10 @@ def _take(group: Group, queue: Queue, command: model.Receive) -> model.Received:
                 expired.append((key, record))
             else:
                 whole = record if isinstance(record.body, bytes) else read(group, queue, key, record)
-                messages.append(show(group, queue, key, _taken(whole, due_at_ms), is_leased=due_at_ms is not None))
+                message = show(group, queue, key, _taken(whole, due_at_ms), is_leased=due_at_ms is not None)
+                messages.append(message)
                 taken.append((key, record))
-                size += len(messages[-1].content)
+                size += len(message.content)
         except CorruptRecord:
             damaged.append((key, value))
         is_full = len(taken) == command.limit or size >= model.MAX_PAGE_BYTES

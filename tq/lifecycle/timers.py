@@ -18,8 +18,7 @@ CLOCK_GRAIN_MS = 1_000  # how often the time is stored while nothing else happen
 
 
 def tick(group: Group, command: model.Tick) -> model.Ticked:
-    stop = (group.now_ms + 1).to_bytes(8)
-    for entry, value in list(islice(group.due.scan(b"", stop), command.limit)):
+    for entry, value in _due(group, command.limit):
         time_ms, kind, queue_id, key = keys.parse_due(entry)
         group.due.delete(entry)
         queue = group.find_by_id(queue_id)
@@ -36,6 +35,11 @@ def tick(group: Group, command: model.Tick) -> model.Ticked:
     keep_time(group)
     first = next(group.due.scan(), None)
     return model.Ticked(keys.parse_due(first[0])[0] if first else None, group.arrivals())
+
+
+def _due(group: Group, limit: int) -> list[tuple[bytes, bytes]]:
+    """What is due, the oldest first, up to a limit."""
+    return list(islice(group.due.scan(b"", (group.now_ms + 1).to_bytes(8)), limit)) if limit else []
 
 
 def _end_wait(group: Group, queue: Queue, state: State, key: bytes, time_ms: int) -> None:

@@ -40,6 +40,8 @@ T = TypeVar("T")
 MAP_BYTES = 1 << 40  # 1 TiB of address space; a file never shrinks, so the bound is the disk or the quota
 MAX_READERS = 126  # LMDB's own default: this process uses one slot a thread, and tools a few more
 READER_CHECK_S = 5.0  # how often the slots of readers that died are freed, and the reserve is filled again
+DISK_CHECK_S = 1.0  # how often the room on the disk is looked at …
+PLENTY = 64  # … while it is so many reserves; else at each commit
 LOOK_AGAIN_FOR_S = 10.0  # after which it is an error that nobody foresaw, and must not stop the event loop for ever
 LOOK_AGAIN_S = 0.0005  # a reader's pause for the writer, who has what it waits for in a moment
 
@@ -72,6 +74,8 @@ class LmdbStore:
         self._failure: StorageFailed | None = None
         self._directory = DataDirectory(path)
         self._readers_checked_at = 0.0
+        self._disk_checked_at = 0.0
+        self._disk_free_bytes = 0
         try:
             self._env = self._open()
             self._page_bytes: int = self._env.stat()["psize"]
@@ -129,8 +133,9 @@ class LmdbStore:
     # --- the writer's side -------------------------------------------------------------
 
     def commit(self, commands: Sequence[Command], now_ms: int) -> list[Any]:
-        self._check_readers()
-        if self._available_bytes() >= self._reserve_bytes:
+        now = time.monotonic()
+        self._check_readers(now)
+        if self._available_bytes(now) >= self._reserve_bytes:
             return self._commit_group(commands, now_ms)
         results = iter(self._commit_group([c for c in commands if not c.grows], now_ms))
         return [StorageFull() if command.grows else next(results) for command in commands]
@@ -229,8 +234,7 @@ class LmdbStore:
         self._failure = StorageFailed(why)
         return self._failure
 
-    def _check_readers(self) -> None:
-        now = time.monotonic()
+    def _check_readers(self, now: float) -> None:
         if now - self._readers_checked_at >= READER_CHECK_S:
             self._readers_checked_at = now
             self._env.reader_check()
@@ -276,9 +280,12 @@ class LmdbStore:
 
     # --- room -------------------------------------------------------------
 
-    def _available_bytes(self) -> int:
+    def _available_bytes(self, now: float) -> int:
         """What sends may fill; the exact figure only when room is scarce, because it costs a look at every space."""
-        disk_free = self._directory.disk_free_bytes()
+        if self._disk_free_bytes < PLENTY * self._reserve_bytes or now - self._disk_checked_at >= DISK_CHECK_S:
+            self._disk_checked_at = now
+            self._disk_free_bytes = self._directory.disk_free_bytes()
+        disk_free = self._disk_free_bytes
         quota = self._max_store_bytes
         if disk_free >= self._reserve_bytes and (quota is None or self._file_bytes() < quota):
             return disk_free

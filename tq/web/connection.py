@@ -86,9 +86,19 @@ class Stream(httputil.HTTPConnection):
 
     # --- for a WholeRequest -------------------------------------------------------------
 
-    def respond(self, head: bytes, body: bytes) -> None:
-        """The whole answer: `head` is the status line and headers, without the empty line."""
-        self.out.append(b"%b%b\r\n%b" % (head, self._connection_header(), body))
+    def respond(self, head: bytes, body: bytes | None) -> None:
+        """The whole answer: `head` is the status line and the headers but for those of the framing, which end it.
+
+        A body of None is for the statuses that have none, and no length of it either (RFC 9110, 8.6).
+        """
+        framing = self._connection_header()
+        if body is None:
+            answer = b"%b%b\r\n" % (head, framing)
+        elif self.head.method == "HEAD":
+            answer = b"%bContent-Length: %d\r\n%b\r\n" % (head, len(body), framing)
+        else:
+            answer = b"%bContent-Length: %d\r\n%b\r\n%b" % (head, len(body), framing, body)
+        self.out.append(answer)
         self.is_finished = True
         self._connection.answered()
 
@@ -309,15 +319,16 @@ class Connection(asyncio.Protocol):
 
     def _feed(self) -> None:
         """Parse some of what was read."""
+        parser = self._parser
         data, self._unfed = self._unfed, b""
         if len(data) > FEED_BYTES:
             view = memoryview(data)
             data, self._unfed = view[:FEED_BYTES], view[FEED_BYTES:]
-        part = self._parser.part
-        self._parser.feed(data)
-        if self._parser.part != part:
+        part = parser.part
+        parser.feed(data)
+        if parser.part != part:
             self._since = self._loop.time()
-        if self._parser.is_over:
+        if parser.is_over:
             self._discarded_bytes += len(self._unfed)
             self._unfed = b""
 
@@ -414,15 +425,15 @@ class Connection(asyncio.Protocol):
 
     def _flush(self) -> None:
         """Write the answers of those whose turn it is."""
+        running = self._running
         out: list[bytes] = []
-        while self._running:
-            stream = self._running[0]
-            if stream.out:
-                out += stream.out
-                stream.out = []
+        while running:
+            stream = running[0]
+            out += stream.out
             if not stream.is_finished:
+                stream.out = []
                 break
-            self._running.popleft()
+            running.popleft()
             stream.delegate = None  # each refers to the other
             if not stream.keep_alive:
                 self._is_last = True

@@ -228,6 +228,8 @@ def _kept_type(content_type: str) -> str:
 
 def one_message(request: Request, message: Message, queue: str | None = None) -> Response:
     """A message in the format that the client likes best; a message sent as bytes comes back as them."""
+    if not message.media_type and request.headers.get("accept", ANY) == ANY:
+        return Response(200, json_message(message, queue), JSON)
     offers = [JSON, NDJSON, MSGPACK]
     if message.media_type:
         offers.insert(0, message.media_type.partition(";")[0].strip().lower())
@@ -272,13 +274,25 @@ def json_message(message: Message, queue: str | None = None) -> bytes:
         except UnicodeDecodeError:
             content = b'"%b"' % base64.b64encode(content)
             more = b',"encoding":"base64"' + more
-    rest = msgspec.json.encode(metadata(message, queue))[1:]
-    return b'{"id":%d,"content":%b%b,%b' % (message.id, content, more, rest)
+    extra = _extra(message, queue)
+    return b'{"id":%d,"content":%b%b,"sent_at":"%b","receive_count":%d%b' % (
+        message.id,
+        content,
+        more,
+        timestamp(message.sent_at_ms).encode(),
+        message.receive_count,
+        b"," + msgspec.json.encode(extra)[1:] if extra else b"}",
+    )
 
 
 def metadata(message: Message, queue: str | None = None) -> dict[str, Any]:
     """What is told of a message beside its id and content; what does not apply is left out."""
-    shown: dict[str, Any] = {"sent_at": timestamp(message.sent_at_ms), "receive_count": message.receive_count}
+    always = {"sent_at": timestamp(message.sent_at_ms), "receive_count": message.receive_count}
+    return always | _extra(message, queue)
+
+
+def _extra(message: Message, queue: str | None) -> dict[str, Any]:
+    shown: dict[str, Any] = {}
     if queue:
         shown["queue"] = queue
     if message.receipt:
@@ -308,8 +322,9 @@ def _line(message: Message, queue: str | None = None) -> bytes:
     return json_message(message, queue).translate(_LINE_ENDS) + b"\n"
 
 
+@lru_cache(maxsize=1_000)
 def timestamp(ms: int) -> str:
-    """RFC 3339, UTC, with milliseconds."""
+    """RFC 3339, UTC, with milliseconds. Messages of one group have the same few times."""
     return f"{_date_and_time(ms // 1000)}.{ms % 1000:03d}Z"
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import httptools
 
@@ -112,18 +112,11 @@ class RequestParser:
         self._resumed: Head | None = None
         self._url = b""
         self._pieces: list[bytes] = []
-        self._is_in_body = False
         self._fed_bytes = 0
+        self.part: Literal["", "header", "body"] = ""  # what is being read
         self.size = 0  # bytes of the head or the body so far
         self.owes_continue = False  # the client waits for a word before it sends the body
         self.is_over = False  # nothing more is read: a request said so, or was refused
-
-    @property
-    def part(self) -> str:
-        """What is being read: "header", "body", or nothing."""
-        if self._head is None:
-            return ""
-        return "body" if self._is_in_body else "header"
 
     def feed(self, data: bytes | memoryview) -> None:
         if self._head is None and isinstance(data, bytes):
@@ -172,6 +165,7 @@ class RequestParser:
         self.is_over = True
         self.owes_continue = False
         self._head = self._resumed = self._llhttp = None  # llhttp's object refers back to this one
+        self.part = ""
         self._pieces = []
 
     # --- httptools' callbacks -------------------------------------------------------------
@@ -180,7 +174,7 @@ class RequestParser:
         if self._resumed:
             return
         self._head = Head()
-        self._is_in_body = False
+        self.part = "header"
         self._url = b""
         self.size = 0
 
@@ -220,7 +214,7 @@ class RequestParser:
                 raise HostMissing
         elif len(headers) < len(head.pairs) and sum(_lower(name) == "host" for name, _ in head.pairs) > 1:
             raise HostMissing
-        self._is_in_body = True
+        self.part = "body"
         self.size = 0
         if "content-length" in headers or "transfer-encoding" in headers:
             self._begin_body(head)
@@ -254,6 +248,7 @@ class RequestParser:
         self._parsed.append((head, pieces[0] if len(pieces) == 1 else b"".join(pieces)))
         self._pieces = []
         self._head = None
+        self.part = ""
         self.owes_continue = False
         if not head.keep_alive:
             self.is_over = True

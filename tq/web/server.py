@@ -32,6 +32,7 @@ CHECK_S = 1.0  # how often each client is looked at, whether it is too slow …
 CHECK_SHARES = 10  # … and in how many parts
 SPARE_FILES = 64  # descriptors that connections leave for the storage and whatever else
 DRAIN_CHECK_S = 0.01
+BODILESS = (204, 304)  # statuses whose answers have no body (RFC 9110, 15.3.5 and 15.4.5)
 
 log = logging.getLogger("tq.web")
 
@@ -75,10 +76,8 @@ class Application(httputil.HTTPServerConnectionDelegate):
             self._heads.clear()
         kind = response.status, response.content_type
         if response.headers:
-            head = self._make_head(*kind, dict(response.headers))
-        else:
-            head = self._heads.get(kind) or self._heads.setdefault(kind, self._make_head(*kind, {}))
-        return head if response.status in (204, 304) else b"%bContent-Length: %d\r\n" % (head, len(response.body))
+            return self._make_head(*kind, dict(response.headers))
+        return self._heads.get(kind) or self._heads.setdefault(kind, self._make_head(*kind, {}))
 
     def _make_head(self, status: int, content_type: str | None, own: dict[str, str]) -> bytes:
         headers = {
@@ -201,7 +200,7 @@ class _Exchange(WholeRequest):
         return True
 
     def _respond(self, response: Response) -> None:
-        body = b"" if self._stream.head.method == "HEAD" else response.body
+        body = None if response.status in BODILESS else response.body
         self._stream.respond(self._application.head(response), body)
 
 
