@@ -65,14 +65,11 @@ class HeldStore:
 
 
 class Wish(Entry):
-    """An entry that hands its result to a function."""
+    """An entry whose result is handed to a function."""
 
     def __init__(self, command: Command, done: Callable[[Any], None]) -> None:
         super().__init__(command)
         self.done = done
-
-    def settle(self, result: Any) -> None:
-        self.done(result)
 
 
 class Bench:
@@ -89,7 +86,7 @@ class Bench:
         self.writer = self.call(lambda: self.make(commands, size))
         assert self.ticked.get(timeout=PATIENCE_S) == Ticked(None, {})  # it looks at once what is due
 
-    def make(self, commands: int, size: int) -> Writer:
+    def make(self, commands: int, size: int) -> Writer[Wish]:
         return Writer(
             cast(Store, self.store),
             lambda: next(self.clock),
@@ -106,9 +103,9 @@ class Bench:
 
         return asyncio.run_coroutine_threadsafe(run(), self.loop).result(PATIENCE_S)
 
-    def deliver(self, entries: Sequence[Entry], results: Sequence[Any], ticked: Any) -> None:
+    def deliver(self, entries: Sequence[Wish], results: Sequence[Any], ticked: Any) -> None:
         for entry, result in zip(entries, results, strict=True):
-            entry.settle(result)
+            entry.done(result)
         if results:
             self.delivered.put(list(results))
         else:
@@ -463,7 +460,7 @@ def test_the_loop_goes_on_while_a_slow_disk_commits() -> None:
 
 def deliver(entries: Sequence[Entry], results: Sequence[Any], ticked: Any) -> None:
     for entry, result in zip(entries, results, strict=True):
-        entry.settle(result)
+        entry.done(result)
 
 
 # --- failure ---------------------------------------------------------------------------

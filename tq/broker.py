@@ -66,9 +66,6 @@ class Ticket(Entry):
             self.is_cancelled = True
             self._broker.cancelled(self)
 
-    def settle(self, result: Any) -> None:
-        self._broker.settle(self, result)
-
 
 class Broker:
     """Serves one store on the running event loop."""
@@ -84,7 +81,7 @@ class Broker:
         self.failed = asyncio.Event()
         stored = store.read(lambda tx: lifecycle.answer(tx, model.GetClock(), 0))
         self._clock = clock or TimerClock(stored.latest_ms, stored.offset_ms)
-        self._writer = Writer(
+        self._writer: Writer[Ticket] = Writer(
             store,
             self._clock.now_ms,
             self._deliver,
@@ -102,18 +99,21 @@ class Broker:
         A query, and a command that cannot even wait, is done before `submit` returns. When `done` is called with the
         result of a command, its effect is on disk. The ticket is None for what is done already.
         """
+        # By their types, the most frequent first: `isinstance` is slow where it says no of a struct.
         if type(request) is model.Send or type(request) is model.Settle:
             return self._try(Ticket(self, request, done))
+        if type(request) is model.Receive:
+            ticket = Ticket(self, request, done)
+            if request.wait_ms:
+                ticket.deadline = self._loop.time() + request.wait_ms / 1000
+                ticket.waiter = Waiter(next(self._numbers), request.queues, partial(self._try_again, ticket))
+            return self._try(ticket)
         if isinstance(request, model.Query):
             done(self._look(request))
             return None
         if type(request) is model.Redrive:
             return self._submit_redrive(request, done)
-        ticket = Ticket(self, request, done)
-        if type(request) is model.Receive and request.wait_ms:
-            ticket.deadline = self._loop.time() + request.wait_ms / 1000
-            ticket.waiter = Waiter(next(self._numbers), request.queues, partial(self._try_again, ticket))
-        return self._try(ticket)
+        return self._try(Ticket(self, request, done))
 
     async def call(self, request: model.Command | model.Query) -> Any:
         """Like `submit`, for coroutines: returns the result or raises the TqError."""
@@ -169,21 +169,24 @@ class Broker:
         else:
             ticket.is_submitted = True
 
-    def settle(self, ticket: Ticket, result: Any) -> None:
-        """The result of a ticket's command is there."""
+    def _settle(self, ticket: Ticket, result: Any) -> None:
+        """What a ticket's command came to is on disk."""
         command = ticket.command
         ticket.is_submitted = False
-        # By their types: `isinstance` is slow where it says no of a struct, and these are asked of every command.
-        if isinstance(result, Exception):
-            result = self._fail(result)
-            self._pass_on(ticket)
-        elif type(command) is model.Receive:
+        if type(command) is model.Receive:
             if not self._take(ticket, result):
                 return
         elif type(command) is model.PurgeQueue or type(command) is model.DeleteQueue:
             self._sweep()
             self._wake(command.name)
         self._finish(ticket, result)
+
+    def _settle_failed(self, ticket: Ticket, error: Exception) -> None:
+        ticket.is_submitted = False
+        if isinstance(error, StorageFailed):
+            self.failed.set()
+        self._pass_on(ticket)
+        self._finish(ticket, error if isinstance(error, TqError) else _internal(error))
 
     def _take(self, ticket: Ticket, received: model.Received) -> bool:
         """What a receive got; False when it goes on waiting."""
@@ -204,11 +207,6 @@ class Broker:
         ticket.is_over = True
         if not ticket.is_cancelled:
             ticket.done(result)
-
-    def _fail(self, error: Exception) -> TqError:
-        if isinstance(error, StorageFailed):
-            self.failed.set()
-        return error if isinstance(error, TqError) else _internal(error)
 
     def _look(self, query: model.Query) -> Any:
         try:
@@ -231,13 +229,16 @@ class Broker:
             storage=self._store.info(),
         )
 
-    def _deliver(self, entries: Sequence[Entry], results: Sequence[Any], ticked: Any) -> None:
+    def _deliver(self, tickets: Sequence[Ticket], results: Sequence[Any], ticked: Any) -> None:
         """What became of a group of commands."""
         is_torn = not isinstance(ticked, model.Ticked)
-        for entry, result in zip(entries, results, strict=True):
-            is_torn |= isinstance(result, Exception) and not isinstance(result, TqError)
+        for ticket, result in zip(tickets, results, strict=True):
             try:
-                entry.settle(result)
+                if isinstance(result, Exception):
+                    is_torn |= not isinstance(result, TqError)
+                    self._settle_failed(ticket, result)
+                else:
+                    self._settle(ticket, result)
             except Exception:
                 log.exception("a result could not be delivered")
         if is_torn:

@@ -32,7 +32,7 @@ from tq.model import Clock, DeadLetterOrigin, QueueSettings
 VERSION = 1
 _VERSION_BYTE = bytes([VERSION])
 CHUNK_BYTES = 4_080  # with its 16-byte header, one 4 KiB page of LMDB exactly
-_SURELY_INLINE_BYTES = 512  # the rest of a record without headers has less than 1,400 bytes
+SURELY_INLINE_BYTES = 512  # the rest of a record without headers has less than 1,400 bytes
 MAX_INLINE_BYTES = 1_984  # a larger value would not fit twice in a page and get pages of its own
 
 
@@ -100,6 +100,11 @@ def pack_message(record: MessageRecord) -> bytes:
     )
 
 
+def pack_new(sent_at_ms: int, body: bytes, media_type: str | None) -> bytes:
+    """`pack_message` of a record that has only these."""
+    return _seal([sent_at_ms, 0, 0, 0, 0, media_type, body, None])
+
+
 def _more(record: MessageRecord) -> dict[str, Any]:
     more: dict[str, Any] = {}
     if record.group:
@@ -132,7 +137,7 @@ def split_body(record: MessageRecord) -> tuple[MessageRecord, list[bytes]]:
     """Cut headers and body into chunks when the record would be too large with them."""
     assert isinstance(record.body, bytes)
     size = len(record.body)
-    if size <= _SURELY_INLINE_BYTES and not record.headers:
+    if size <= SURELY_INLINE_BYTES and not record.headers:
         return record, []
     if size <= MAX_INLINE_BYTES and len(pack_message(record)) <= MAX_INLINE_BYTES:
         return record, []

@@ -20,7 +20,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from tq.errors import Overloaded, StorageFailed
 from tq.model import Command, Tick, Ticked
@@ -38,7 +38,7 @@ log = logging.getLogger("tq.writer")
 
 
 class Entry:
-    """A command that waits, and who wants its result. One that `is_dropped` in time is neither applied nor settled."""
+    """A command that waits. One that `is_dropped` in time is neither applied nor delivered."""
 
     is_dropped = False
 
@@ -46,24 +46,26 @@ class Entry:
         self.command = command
         self.cost_bytes = command.cost_bytes
 
-    def settle(self, result: Any) -> None:
-        """Take the result of the command, or the exception it failed with; what it did is on disk."""
-        raise NotImplementedError
+
+E = TypeVar("E", bound=Entry)
 
 
-class Writer:
+class Writer(Generic[E]):
     """Owns the write side of a store, from its first command to `close`. It lives on the running event loop."""
 
     def __init__(
         self,
         store: Store,
         now_ms: Callable[[], int],
-        deliver: Callable[[Sequence[Entry], Sequence[Any], Any], None],
+        deliver: Callable[[Sequence[E], Sequence[Any], Any], None],
         *,
         max_waiting_commands: int,
         max_waiting_bytes: int,
     ) -> None:
-        """`deliver` is called on the loop with the entries of each group, their results, and its last `Ticked`."""
+        """`deliver` is called on the loop with the entries of each group, what came of each, and the last `Ticked`.
+
+        What came of it is a result or the exception that the command failed with; what it did is on disk.
+        """
         self._store = store
         self._now_ms = now_ms
         self._deliver = deliver
@@ -71,7 +73,7 @@ class Writer:
         self._max_bytes = max_waiting_bytes
         self._loop = asyncio.get_running_loop()
         self._thread = ThreadPoolExecutor(1, "tq-writer")
-        self._waiting: deque[Entry] = deque()
+        self._waiting: deque[E] = deque()
         self._waiting_bytes = 0
         self._is_scheduled = False
         self._is_committing = False  # on the thread
@@ -84,7 +86,7 @@ class Writer:
         self.failure: StorageFailed | None = None
         self._schedule()
 
-    def submit(self, entry: Entry) -> None:
+    def submit(self, entry: E) -> None:
         """Queue a command for the next group. Raises Overloaded and StorageFailed."""
         size = entry.cost_bytes
         if self.failure:
@@ -130,7 +132,7 @@ class Writer:
             self._is_committing = True
             self._thread.submit(self._commit_aside, entries, commands)
 
-    def _next_group(self) -> tuple[list[Entry], int]:
+    def _next_group(self) -> tuple[list[E], int]:
         """What waits, as far as the bounds of a group allow, and what it costs."""
         size = self._waiting_bytes
         if len(self._waiting) <= MAX_GROUP_COMMANDS and size <= MAX_GROUP_BYTES:
@@ -146,12 +148,12 @@ class Writer:
         self._waiting_bytes -= size
         return [entry for entry in group if not entry.is_dropped], size
 
-    def _commit_aside(self, entries: list[Entry], commands: list[Command]) -> None:
+    def _commit_aside(self, entries: list[E], commands: list[Command]) -> None:
         """On the thread."""
         results, took_s = self._commit(commands)
         self._loop.call_soon_threadsafe(self._done_aside, entries, results, took_s)
 
-    def _done_aside(self, entries: list[Entry], results: list[Any], took_s: float) -> None:
+    def _done_aside(self, entries: list[E], results: list[Any], took_s: float) -> None:
         self._is_committing = False
         self._done(entries, results, took_s)
 
@@ -172,7 +174,7 @@ class Writer:
             self.failure = known
             return [known] * len(commands), 0
 
-    def _done(self, entries: list[Entry], results: list[Any], took_s: float) -> None:
+    def _done(self, entries: list[E], results: list[Any], took_s: float) -> None:
         self._quick_commits = 0 if took_s > SLOW_S else self._quick_commits + 1
         ticked = results[-1]
         self._next_due_ms = ticked.next_due_ms if isinstance(ticked, Ticked) else None

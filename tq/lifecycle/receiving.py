@@ -33,7 +33,7 @@ MAX_SKIPPED = 100  # damaged or expired messages on the way of one receive, so t
 
 
 def receive(group: Group, command: model.Receive) -> model.Received:
-    queues = [group.queue(name) for name in command.queues]
+    queues = [group.queue(name) for name in command.queues]  # before any is touched: one that is missing refuses all
     quarantined: tuple[int, ...] = ()
     is_cut_short = False
     for queue in queues:

@@ -17,7 +17,7 @@ from tq.codec import CorruptRecord, MessageRecord
 from tq.errors import MessageTooLarge, QueueFull
 from tq.keys import DueKind
 from tq.lifecycle.group import Group, Queue
-from tq.lifecycle.places import displace, finish, read_or_set_aside, settle_new
+from tq.lifecycle.places import append_new, displace, finish, read_or_set_aside, settle_new
 
 MAX_DROPPED = 10_000  # by one send to a full queue that drops its oldest
 
@@ -147,21 +147,27 @@ def _drop(group: Group, queue: Queue, key: bytes) -> None:
 
 def _store(group: Group, queue: Queue, draft: model.Draft) -> int:
     """Store a message; the delay and the lifetime are those of its queue, for a draft that names none."""
-    now_ms = group.now_ms
+    content = draft.content
     delay_ms = queue.delay_ms if draft.delay_ms is None else draft.delay_ms
     ttl_ms = queue.ttl_ms if draft.ttl_ms is None else draft.ttl_ms
-    record, pieces = codec.split_body(
-        MessageRecord(
-            sent_at_ms=group.wall_ms(),
-            body=draft.content,
-            media_type=draft.media_type,
-            due_at_ms=now_ms + delay_ms if delay_ms else 0,
-            expires_at_ms=now_ms + ttl_ms if ttl_ms else 0,
-            group=draft.group,
-            headers=draft.headers,
+    is_special = delay_ms or ttl_ms or draft.priority or draft.group or draft.headers
+    if len(content) <= codec.SURELY_INLINE_BYTES and not is_special:
+        value = codec.pack_new(group.wall_ms(), content, draft.media_type)
+        message_id = append_new(queue, value, len(content))
+    else:
+        now_ms = group.now_ms
+        record, pieces = codec.split_body(
+            MessageRecord(
+                sent_at_ms=group.wall_ms(),
+                body=content,
+                media_type=draft.media_type,
+                due_at_ms=now_ms + delay_ms if delay_ms else 0,
+                expires_at_ms=now_ms + ttl_ms if ttl_ms else 0,
+                group=draft.group,
+                headers=draft.headers,
+            )
         )
-    )
-    message_id = settle_new(group, queue, draft.priority, record, pieces)
+        message_id = settle_new(group, queue, draft.priority, record, pieces)
     if draft.dedup_id is not None:
         _remember(group, queue, draft.dedup_id, keys.message_key(message_id, draft.priority))
     return message_id

@@ -91,7 +91,9 @@ class Stream(httputil.HTTPConnection):
 
         A body of None is for the statuses that have none, and no length of it either (RFC 9110, 8.6).
         """
-        framing = self._connection_header()
+        connection = self._connection
+        is_plain = self.keep_alive and not connection.is_draining and not self.head.is_1_0
+        framing = b"" if is_plain else self._connection_header()
         if body is None:
             answer = b"%b%b\r\n" % (head, framing)
         elif self.head.method == "HEAD":
@@ -100,7 +102,7 @@ class Stream(httputil.HTTPConnection):
             answer = b"%bContent-Length: %d\r\n%b\r\n%b" % (head, len(body), framing, body)
         self.out.append(answer)
         self.is_finished = True
-        self._connection.answered()
+        connection.answered()
 
     def is_abandoned(self) -> bool:
         """Whether the client has ended its side, so that there may be nobody to answer."""
@@ -371,9 +373,8 @@ class Connection(asyncio.Protocol):
                 if self._is_last or self._is_write_paused:
                     break
                 if self._next or self._parsed:
-                    if not self._may_run():
+                    if not self._run_next():
                         break
-                    self._run()
                 elif self._unfed and not self._parser.is_over:
                     self._feed()
                 else:
@@ -394,32 +395,30 @@ class Connection(asyncio.Protocol):
         if self._is_last or self._is_ended or self._parser.is_over:
             self._end()
 
-    def _may_run(self) -> bool:
-        """Whether it is the turn of the first that waits."""
+    def _run_next(self) -> bool:
+        """Run the first that waits, when it is its turn; whether it was."""
         stream = self._next
         if stream is None:
             head, body = self._parsed.popleft()
-            stream = self._next = Stream(self, head, body)
+            stream = Stream(self, head, body)
             if not head.refusal:
                 delegate = stream.delegate = self._delegate.start_request(self, stream)
                 if isinstance(delegate, WholeRequest):
                     delegate.receive(head, body)
-        if not self._running:
-            return True
-        return len(self._running) < MAX_RUNNING and _overlaps(stream) and _overlaps(self._running[-1])
-
-    def _run(self) -> None:
-        stream, self._next = self._next, None
-        assert stream
-        self._running.append(stream)
-        delegate = stream.delegate
-        if isinstance(delegate, WholeRequest):
-            delegate.run()
-        elif delegate:
-            stream.task = self._loop.create_task(stream.drive(delegate))
+        running = self._running
+        if running and (len(running) >= MAX_RUNNING or not _overlaps(stream) or not _overlaps(running[-1])):
+            self._next = stream
+            return False
+        self._next = None
+        running.append(stream)
+        if isinstance(stream.delegate, WholeRequest):
+            stream.delegate.run()
+        elif stream.delegate:
+            stream.task = self._loop.create_task(stream.drive(stream.delegate))
         else:
             assert stream.head.refusal
             stream.respond(*self._problem(stream.head.refusal))
+        return True
 
     # --- output --------------------------------------------------------------------------
 

@@ -174,7 +174,7 @@ def _ndjson_drafts(body: bytes) -> tuple[Draft, ...]:
 
 
 def _json_drafts(envelopes: list[Envelope]) -> tuple[Draft, ...]:
-    return tuple([json_draft(envelope, "$", index) for index, envelope in enumerate(envelopes)])
+    return tuple([to_draft(bytes(one.content), None, one, one.headers, "$", at) for at, one in enumerate(envelopes)])
 
 
 def json_draft(envelope: Envelope, place: str, index: int | None = None) -> Draft:
