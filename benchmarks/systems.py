@@ -26,7 +26,7 @@ BATCH_MESSAGES = 10_000  # the most that tq takes in one request
 BATCH_BYTES = 8 * 1024 * 1024  # half of the largest body that tq takes by default
 PAGE_MESSAGES = 1_000  # the most that tq hands out in one answer
 PRELOAD_PER_SECOND = 100_000  # messages that a receive finds for each second; should it run dry, the cell fails
-KEEP_SECONDS = 0.02  # between two looks at a queue whose level is kept
+KEEP_SECONDS = 0.005  # between two looks at a queue whose level is kept
 JOIN_SECONDS = 120  # for the last batch of the thread that keeps a level
 
 

@@ -207,6 +207,25 @@ def test_when_another_file_fills_the_disk_the_reserve_lets_receivers_go_on(
     assert findings(small_disk / "data") == []
 
 
+@pytest.mark.parametrize(("reserves", "looks"), [(engine_module.PLENTY + 1, 1), (engine_module.PLENTY - 1, 20)])
+def test_the_disk_is_looked_at_before_each_commit_when_it_has_no_plenty(
+    store: LmdbStore, monkeypatch: pytest.MonkeyPatch, reserves: int, looks: int
+) -> None:
+    store.commit([CreateQueue("q")], 0)
+    monkeypatch.setattr(engine_module, "DISK_CHECK_S", 3600)
+    monkeypatch.setattr(engine_module, "READER_CHECK_S", 3600)
+    looked: list[int] = []
+    free = reserves * store._reserve_bytes
+    monkeypatch.setattr(store._directory, "disk_free_bytes", lambda: looked.append(1) or free)
+    store._disk_free_bytes = 0
+    for command in sends(0, 20):
+        assert isinstance(one(store, command), model.Sent)
+    assert len(looked) == looks
+    monkeypatch.setattr(engine_module, "DISK_CHECK_S", 0)
+    free = 0
+    assert isinstance(one(store, sends(20, 1)[0]), StorageFull)
+
+
 def test_the_reserve_serves_more_than_once(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_module, "READER_CHECK_S", 0)
     store = open_store(small_disk / "data")

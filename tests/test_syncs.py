@@ -13,8 +13,11 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -27,6 +30,8 @@ SEQUENTIAL = 50
 CONNECTIONS = 64
 PER_CONNECTION = 8
 SLOW_SYNC_US = 50_000  # a disk of this speed, so that the result does not hang on how fast this one is
+STALLING_SYNC_US = 300_000
+LOOKS = 30  # at the health of a server whose disk stalls
 
 SEND = b'POST /queues/q/messages HTTP/1.1\r\nHost: localhost\r\nContent-Length: 15\r\n\r\n{"content":"x"}'
 
@@ -231,6 +236,38 @@ def test_requests_at_the_same_time_share_a_sync(watch: Watch) -> None:
     syncs = sum(first < call.began and call.ended < last for call in calls if call.name == "fdatasync")
     print(f"{len(exchanges)} requests on {CONNECTIONS} connections, {syncs} syncs: {len(exchanges) / syncs:.1f} each")
     assert len(exchanges) / CONNECTIONS <= syncs <= len(exchanges) / 4
+
+
+def test_a_disk_that_stalls_holds_up_nobody_who_needs_no_disk(watch: Watch) -> None:
+    """The first slow commit is on the event loop, which cannot know; the others are not."""
+    took_s: list[float] = []
+
+    def look_while_others_send(server: Server) -> None:
+        is_over = threading.Event()
+
+        def send() -> None:
+            while not is_over.is_set():
+                assert server.request("POST", "/queues/q/messages", {"content": "x"}).status == 201
+
+        with ThreadPoolExecutor(2) as senders:
+            sending = [senders.submit(send) for _ in range(2)]
+            try:
+                assert server.request("POST", "/queues/q/messages", {"content": "first"}).status == 201
+                for _ in range(LOOKS):
+                    began_s = time.perf_counter()
+                    assert server.request("GET", "/healthz").status == 200
+                    took_s.append(time.perf_counter() - began_s)
+                    time.sleep(STALLING_SYNC_US / 1_000_000 / 5)  # so that the looks spread over several commits
+            finally:
+                is_over.set()
+            for one in sending:
+                one.result()
+
+    calls = watch(look_while_others_send, "-e", f"inject=fdatasync:delay_enter={STALLING_SYNC_US}")
+    syncs = sum(call.name == "fdatasync" for call in calls)
+    print(f"{syncs} syncs of 0.3 s; the health took {max(took_s) * 1000:.1f} ms at the most")
+    assert syncs >= 5
+    assert max(took_s) < STALLING_SYNC_US / 1_000_000 / 2
 
 
 def test_a_log_in_which_an_answer_is_early_is_found_out() -> None:

@@ -107,7 +107,7 @@ class RequestParser:
         self._known = known
         self._max_header_bytes = max_header_bytes
         self._max_body_bytes = max_body_bytes
-        self._llhttp: Any = httptools.HttpRequestParser(self)
+        self._llhttp: Any = None  # made when there is something to parse: many connections send only known heads
         self._head: Head | None = None
         self._resumed: Head | None = None
         self._url = b""
@@ -134,6 +134,8 @@ class RequestParser:
     def _parse(self, data: bytes | memoryview) -> None:
         is_in_head = self.part == "header"
         self._fed_bytes = len(data)
+        if self._llhttp is None:
+            self._llhttp = httptools.HttpRequestParser(self)
         try:
             self._llhttp.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
