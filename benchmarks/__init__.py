@@ -16,4 +16,6 @@ do_nothing, fastapi_sqlite, raw_lmdb  what tq is compared with, where it is ours
 machine     what it ran on
 report      the tables
 chart       a run of `peers` as a picture
+
+By themselves: `scale` (many messages, many who wait), `profile` (where the time goes) and `own` (the program alone).
 """

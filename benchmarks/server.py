@@ -50,10 +50,14 @@ class Process:
     def pid(self) -> int:
         return self._popen.pid
 
-    def cpu_seconds(self) -> float:
-        """What it has used so far. The format is that of /proc/<pid>/stat in proc(5)."""
+    def processor_seconds(self) -> tuple[float, float]:
+        """What it has used so far, in the program and in the kernel. The format of /proc/<pid>/stat is in proc(5)."""
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        ticks = os.sysconf("SC_CLK_TCK")
+        return int(fields[11]) / ticks, int(fields[12]) / ticks
+
+    def cpu_seconds(self) -> float:
+        return sum(self.processor_seconds())
 
     def end(self) -> None:
         """SIGTERM, and SIGKILL when that does not help."""

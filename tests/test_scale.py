@@ -1,4 +1,4 @@
-"""The benchmarks of scale and of parts, small."""
+"""The benchmarks of scale, of parts and of the program alone, small."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from benchmarks.own import OPERATIONS
 from benchmarks.profile import PARTS, shares_of
 from tests.harness import ROOT
 
@@ -31,7 +34,7 @@ def test_a_small_run_of_scale(tmp_path: Path) -> None:
 
 
 def test_samples_count_for_the_innermost_part_of_tq() -> None:
-    root = "<module> (tq/__main__.py:5);serve (tq/cli.py:66);run (uvloop/__init__.py:92)"
+    root = "<module> (benchmarks/own.py:150);run (uvloop/__init__.py:92)"
     raw = "\n".join(
         [
             f"{root} 4",
@@ -43,8 +46,14 @@ def test_samples_count_for_the_innermost_part_of_tq() -> None:
     )
     by_name = dict(PARTS)
     assert shares_of(raw) == {
-        by_name[""]: 4,
-        by_name[r"Connection\._flush \("]: 3,
+        by_name[r"tq/web/connection\.py"]: 3,
         by_name[r"tq/(lifecycle/|codec|keys|model)"]: 2,
         by_name[r"_commit_txn \("]: 5,
     }
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_the_program_alone(operation: str) -> None:
+    command = [sys.executable, "-m", "benchmarks.own", operation, "--connections=2", "--seconds=0.2"]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    assert re.fullmatch(rf"ready\n\d+\.\d\d microseconds of processor time for a {operation}\n", run.stdout)

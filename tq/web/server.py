@@ -242,11 +242,12 @@ class Server:
     async def listen_on(self, sockets: list[socket.socket]) -> list[str]:
         loop = asyncio.get_running_loop()
         for one in sockets:
-            self._servers.append(await loop.create_server(self._accept, sock=one, backlog=BACKLOG, ssl=self._tls))
+            self._servers.append(await loop.create_server(self.accept, sock=one, backlog=BACKLOG, ssl=self._tls))
         self._check()
         return [_url(one, self._tls) for one in sockets]
 
-    def _accept(self) -> asyncio.Protocol:
+    def accept(self) -> Connection:
+        """One more connection, which its transport is still to be told to."""
         return Connection(self._application, self._limits, self._application.refusal, self._connections, self._known)
 
     def _check(self) -> None:
