@@ -22,6 +22,9 @@ from benchmarks.load import ROOT
 IN_MEMORY = {"tmpfs", "ramfs"}  # file systems without a disk
 SYNC_BYTES = 4_096  # a page of LMDB
 SYNC_SLOTS = 256  # pages that are written in turn, made before, so that no sync is for a file that grows
+SETTLE_SECONDS = 5.0  # on a machine that is never quiet
+LOOK_SECONDS = 0.2
+IDLE_CORES = 0.1
 GIT_SECONDS = 30
 
 
@@ -89,6 +92,19 @@ def file_system(path: Path) -> tuple[str, str]:
             kind, device = source.split()[:2]
             found = kind, Path(device).name
     return found
+
+
+def settle() -> None:
+    """Let what was loaded before come to rest, or it would be measured with the next: servers go on with what they were
+    sent, and caches are written out (sync(2))."""
+    os.sync()
+    give_up_at = time.monotonic() + SETTLE_SECONDS
+    busy_s = _cpu_seconds()
+    while busy_s is not None and time.monotonic() < give_up_at:
+        time.sleep(LOOK_SECONDS)
+        before_s, busy_s = busy_s, _cpu_seconds()
+        if busy_s and busy_s[0] - before_s[0] < IDLE_CORES * LOOK_SECONDS:
+            return
 
 
 def syncs_per_s(directory: Path, seconds: float) -> float:

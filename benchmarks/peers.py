@@ -6,7 +6,6 @@ in `benchmarks.measure`. All servers run throughout; those that are not loaded a
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -17,6 +16,7 @@ from msgspec import Struct
 
 from benchmarks.adapters import PEERS, Absent, Cell, Peer, PeerRow
 from benchmarks.load import Failed, Loader, Sample
+from benchmarks.machine import settle
 from benchmarks.measure import Plan, Spread, Step, new_setup, spread
 
 HTTP = ("tq", "do-nothing Tornado", "FastAPI + SQLite")
@@ -139,7 +139,7 @@ def compare_peers(plan: Plan, loader: Loader, directory: Path, step: Step) -> Pe
                 for name in systems:
                     with step(f"{name}, {describe(cell)}"):
                         if name in running:
-                            os.sync()  # what the one before has left to write must not keep this one waiting
+                            settle()
                             rate = _rate(name, cell, runs) if cell.is_open else None
                             runs[name, cell].append(running[name].measure(cell, plan.duration_s, rate))
     durability = {row.name: row.durability for row in PEERS}

@@ -1,4 +1,4 @@
-"""The engines that tests open by themselves, and `Do`, which reaches past `lifecycle` into the spaces."""
+"""The engines that tests open by themselves, and `Do`, which reaches past `lifecycle` into the spaces; sends for them."""
 
 from __future__ import annotations
 
@@ -70,3 +70,13 @@ def open_engine(kind: str, path: Path, **options: Any) -> Store:
     if kind == "memory":
         return MemoryStore(apply)
     return LmdbStore(path, apply, **{"max_spaces": lifecycle.MAX_SPACES, "reserve_bytes": 1 << 20, **options})
+
+
+def one(store: LmdbStore, command: model.Command) -> Any:
+    [result] = store.commit([command], 0)
+    return result
+
+
+def sends(first: int, number: int, size: int = 1_000) -> list[model.Command]:
+    """Commands of one message each, whose contents are numbered."""
+    return [model.Send("q", (model.Draft(b"%d".ljust(size) % n),)) for n in range(first, first + number)]

@@ -20,9 +20,16 @@ from tests.harness import ROOT, findings, open_store
 from tq import keys
 from tq.errors import EXIT_DATA, StartError
 from tq.model import CreateQueue, Draft, Send, Sent
+from tq.store import directory as directory_module
 from tq.store.directory import CREATING, DATA_FILE, FORMAT, DataDirectory
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.fixture(autouse=True)
+def no_zeros_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files end where their data does, as on a disk that is nearly full; one test at the end is about zeros."""
+    monkeypatch.setattr(directory_module, "EXTENT_BYTES", 0)
 
 
 @pytest.fixture
@@ -312,6 +319,56 @@ def test_missing_pages_are_counted(data_dir: Path) -> None:
     cut(data_dir / DATA_FILE, size - 3 * PAGE_BYTES)
     assert directory.missing_pages() == 3
     directory.close()
+
+
+# --- zeros ahead of the data -----------------------------------------------------------------
+
+EXTENT_BYTES = directory_module.EXTENT_BYTES
+
+
+def used_bytes(store: Any) -> int:
+    return int((store._env.info()["last_pgno"] + 1) * PAGE_BYTES)
+
+
+def test_zeros_are_written_ahead_and_never_over_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commits of all sizes, below and above an extent, with the store opened again in between."""
+    monkeypatch.setattr(directory_module, "EXTENT_BYTES", EXTENT_BYTES)
+    data, chance = tmp_path / "data" / DATA_FILE, random.Random(7)
+    store = open_engine("lmdb", tmp_path / "data")
+    written = 0
+    for number in range(120):
+        size = chance.choice([10, 1_000, 100_000, EXTENT_BYTES // 2, 3 * EXTENT_BYTES])
+
+        def fill(tx: Any, number: int = number, size: int = size) -> None:
+            tx.space("s").put(b"%d" % (number % 7), bytes([number]) * size)
+
+        length = data.stat().st_size
+        store.commit([Do(fill)], 0)
+        written += length < data.stat().st_size <= length + EXTENT_BYTES and size < 100_000
+        if number % 10 == 0:
+            contents = store.read(dump)
+            assert store._directory.missing_pages() == 0
+            store.close()
+            store = open_engine("lmdb", tmp_path / "data")
+            assert store.read(dump) == contents
+        if size < EXTENT_BYTES // 4:
+            assert data.stat().st_size > used_bytes(store)
+    assert written > 1
+    assert store.check() == []
+    store.close()
+
+
+def test_zeros_that_do_not_fit_are_left(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(directory_module, "EXTENT_BYTES", EXTENT_BYTES)
+    monkeypatch.setattr(os, "pwrite", fail)
+    length = (data_dir / DATA_FILE).stat().st_size
+    store = open_store(data_dir)
+    assert isinstance(store.commit([Send("q", (Draft(b"x"),))], 0)[0], Sent)
+    store.close()
+    assert (data_dir / DATA_FILE).stat().st_size - length < EXTENT_BYTES
 
 
 def test_a_reserve_that_does_not_fit_is_given_back(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

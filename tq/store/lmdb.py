@@ -136,6 +136,8 @@ class LmdbStore:
         now = time.monotonic()
         self._check_readers(now)
         if self._available_bytes(now) >= self._reserve_bytes:
+            if self._has_plenty():
+                self._directory.write_ahead(self._file_bytes())
             return self._commit_group(commands, now_ms)
         results = iter(self._commit_group([c for c in commands if not c.grows], now_ms))
         return [StorageFull() if command.grows else next(results) for command in commands]
@@ -282,7 +284,7 @@ class LmdbStore:
 
     def _available_bytes(self, now: float) -> int:
         """What sends may fill; the exact figure only when room is scarce, because it costs a look at every space."""
-        if self._disk_free_bytes < PLENTY * self._reserve_bytes or now - self._disk_checked_at >= DISK_CHECK_S:
+        if not self._has_plenty() or now - self._disk_checked_at >= DISK_CHECK_S:
             self._disk_checked_at = now
             self._disk_free_bytes = self._directory.disk_free_bytes()
         disk_free = self._disk_free_bytes
@@ -290,6 +292,9 @@ class LmdbStore:
         if disk_free >= self._reserve_bytes and (quota is None or self._file_bytes() < quota):
             return disk_free
         return self._room_bytes()
+
+    def _has_plenty(self) -> bool:
+        return self._disk_free_bytes >= PLENTY * self._reserve_bytes
 
     def _room_bytes(self) -> int:
         used = self._used_bytes()

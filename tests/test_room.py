@@ -1,0 +1,228 @@
+"""The engine on disk when there is little room: a quota, a full disk, and the reserve."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+import tq.store.lmdb as engine_module
+from tests.engines import one, open_engine, sends
+from tests.harness import findings, open_store
+from tq import model
+from tq.errors import StorageFull
+from tq.model import CreateQueue, PurgeQueue, Receive, Sweep
+from tq.store.lmdb import LmdbStore
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[LmdbStore]:
+    store = open_engine("lmdb", tmp_path / "data")
+    yield store
+    store.close()
+    assert findings(tmp_path / "data") == []
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 8 MB."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", path], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"a disk cannot be mounted here: {mounted.stderr.strip()}")
+    yield path
+    subprocess.run(["umount", "--lazy", path], check=True)
+
+
+def fill(store: LmdbStore, group_size: int = 10, size: int = 1_000) -> list[bytes]:
+    """Send until the store is full; the contents that were acknowledged, in order."""
+    one(store, CreateQueue("q"))
+    acknowledged: list[bytes] = []
+    while True:
+        group = sends(len(acknowledged), group_size, size)
+        results = store.commit(group, 0)
+        acknowledged += [c.drafts[0].content for c, r in zip(group, results, strict=True) if isinstance(r, model.Sent)]
+        assert len(acknowledged) * size < 32 * MIB, "nothing is ever refused"
+        full = [result for result in results if not isinstance(result, model.Sent)]
+        if full:
+            assert {type(result) for result in full} == {StorageFull}
+            return acknowledged
+
+
+def drain(store: LmdbStore, limit: int = 7) -> list[bytes]:
+    """Receive everything."""
+    received: list[bytes] = []
+    while messages := one(store, Receive(("q",), limit)).messages:
+        received += [message.content for message in messages]
+    return received
+
+
+# --- the quota ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def quota_store(tmp_path: Path) -> Iterator[LmdbStore]:
+    store = open_store(tmp_path / "data", max_store_bytes=MIB)
+    yield store
+    store.close()
+    assert findings(tmp_path / "data") == []
+
+
+def test_at_the_quota_only_what_grows_is_refused(quota_store: LmdbStore) -> None:
+    acknowledged = fill(quota_store)
+    assert 0.9 * MIB < quota_store.info().used_bytes < 1.1 * MIB
+    assert quota_store.info().available_bytes == 0
+    [probe, refused, received, created, swept] = quota_store.commit(
+        [model.Probe(), *sends(0, 1), Receive(("q",)), CreateQueue("new"), Sweep(9)], 0
+    )
+    assert (probe, swept) == (None, False)
+    assert isinstance(refused, StorageFull)
+    assert isinstance(created, StorageFull)
+    assert received.messages[0].content == acknowledged[0]
+
+
+def test_receives_make_room(quota_store: LmdbStore) -> None:
+    for _ in range(3):
+        acknowledged = fill(quota_store)
+        assert drain(quota_store) == acknowledged
+        assert isinstance(one(quota_store, sends(0, 1)[0]), model.Sent)
+        drain(quota_store)
+    assert quota_store.info().file_bytes < 1.1 * MIB
+
+
+def test_a_purge_and_the_sweep_make_room(quota_store: LmdbStore) -> None:
+    for _ in range(3):
+        acknowledged = fill(quota_store, size=10_000)
+        assert one(quota_store, PurgeQueue("q")) == len(acknowledged)
+        while one(quota_store, Sweep(100)):
+            pass
+        assert isinstance(one(quota_store, sends(0, 1)[0]), model.Sent)
+        drain(quota_store)
+    assert quota_store.info().file_bytes < 1.1 * MIB
+
+
+# --- a full disk ---------------------------------------------------------------------------
+
+
+def fill_disk(disk: Path) -> Path:
+    """Let another file take every byte that is left."""
+    filler = disk / "filler"
+    with suppress(OSError), filler.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    assert os.statvfs(disk).f_bavail == 0
+    return filler
+
+
+@pytest.mark.parametrize("size", [1_000, 10_000])
+def test_a_full_disk_takes_no_messages_and_gives_them_all(small_disk: Path, size: int) -> None:
+    store = open_store(small_disk / "data")
+    for _ in range(3):
+        acknowledged = fill(store, size=size)
+        assert len(acknowledged) * size > 4 * MIB
+        assert drain(store) == acknowledged
+    assert isinstance(one(store, sends(0, 1)[0]), model.Sent)
+    store.close()
+    assert findings(small_disk / "data") == []
+
+
+def test_when_another_file_fills_the_disk_the_reserve_lets_receivers_go_on(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "READER_CHECK_S", 0)
+    store = open_store(small_disk / "data")
+    one(store, CreateQueue("q"))
+    messages = [command.drafts[0].content for command in sends(0, 1_000)]
+    store.commit(sends(0, 1_000), 0)
+    reserve = small_disk / "data" / "reserve"
+    assert reserve.stat().st_size == MIB
+    filler = fill_disk(small_disk)
+    assert drain(store) == messages
+    assert reserve.stat().st_size == 0
+    assert isinstance(one(store, sends(0, 1)[0]), model.Sent)  # into pages that are free now
+    filler.unlink()
+    one(store, Receive(("q",)))
+    assert reserve.stat().st_size == MIB
+    store.close()
+    assert findings(small_disk / "data") == []
+
+
+@pytest.mark.parametrize(("reserves", "looks"), [(engine_module.PLENTY + 1, 1), (engine_module.PLENTY - 1, 20)])
+def test_the_disk_is_looked_at_before_each_commit_when_it_has_no_plenty(
+    store: LmdbStore, monkeypatch: pytest.MonkeyPatch, reserves: int, looks: int
+) -> None:
+    store.commit([CreateQueue("q")], 0)
+    monkeypatch.setattr(engine_module, "DISK_CHECK_S", 3600)
+    monkeypatch.setattr(engine_module, "READER_CHECK_S", 3600)
+    looked: list[int] = []
+    free = reserves * store._reserve_bytes
+    monkeypatch.setattr(store._directory, "disk_free_bytes", lambda: looked.append(1) or free)
+    store._disk_free_bytes = 0
+    for command in sends(0, 20):
+        assert isinstance(one(store, command), model.Sent)
+    assert len(looked) == looks
+    monkeypatch.setattr(engine_module, "DISK_CHECK_S", 0)
+    free = 0
+    assert isinstance(one(store, sends(20, 1)[0]), StorageFull)
+
+
+def test_the_reserve_serves_more_than_once(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "READER_CHECK_S", 0)
+    store = open_store(small_disk / "data")
+    for _ in range(3):
+        acknowledged = fill(store)
+        filler = fill_disk(small_disk)
+        assert drain(store) == acknowledged
+        filler.unlink()
+    store.close()
+    assert findings(small_disk / "data") == []
+
+
+def test_a_purge_frees_a_full_disk(small_disk: Path) -> None:
+    store = open_store(small_disk / "data")
+    acknowledged = fill(store, size=10_000)
+    fill_disk(small_disk)
+    assert one(store, PurgeQueue("q")) == len(acknowledged)
+    while one(store, Sweep(100)):
+        pass
+    assert isinstance(one(store, sends(0, 1)[0]), model.Sent)
+    store.close()
+    assert findings(small_disk / "data") == []
+
+
+def test_a_store_opens_on_a_full_disk(small_disk: Path) -> None:
+    store = open_store(small_disk / "data")
+    acknowledged = fill(store)
+    store.close()
+    fill_disk(small_disk)
+    store = open_store(small_disk / "data")
+    assert isinstance(one(store, sends(0, 1)[0]), StorageFull)
+    assert drain(store) == acknowledged
+    store.close()
+    assert findings(small_disk / "data") == []
+
+
+def test_a_group_that_is_too_large_for_what_is_left(small_disk: Path) -> None:
+    """The room was enough when it was asked for, and the disk fills up while the group is written."""
+    store = open_store(small_disk / "data")
+    one(store, CreateQueue("q"))
+    acknowledged: list[bytes] = []
+    for _ in range(4):
+        group = [*sends(0, 40, 100_000), Receive(("q",), 1)]
+        results = store.commit(group, 0)
+        for command, result in zip(group, results, strict=True):
+            assert isinstance(result, model.Sent | StorageFull | model.Received)
+            if isinstance(result, model.Sent):
+                acknowledged.append(command.drafts[0].content)
+        assert [m.content for m in results[-1].messages] == [acknowledged.pop(0)]
+    assert any(isinstance(result, StorageFull) for result in results)
+    assert drain(store) == acknowledged
+    store.close()
+    assert findings(small_disk / "data") == []
