@@ -1,4 +1,4 @@
-"""The engines that tests open by themselves, and `Do`, which reaches past `lifecycle` into the spaces; sends for them."""
+"""The engines that tests open, and `Do`, which reaches past `lifecycle` into the spaces; sends for them."""
 
 from __future__ import annotations
 
