@@ -83,6 +83,36 @@ def test_delete_says_whether_it_was_there(engine: Store) -> None:
     assert keys_of(engine, "s") == [b"b"]
 
 
+def test_pop_first_takes_the_smallest_key_there_is_now(engine: Store) -> None:
+    fill(engine, "s", [b"b", b"d", b"f"])
+
+    def pop(tx: Tx) -> list[Any]:
+        space = tx.space("s")
+        popped = [space.pop_first()]
+        space.put(b"a", b"before")
+        popped += [space.pop_first(), space.pop_first()]
+        space.delete(b"f")
+        space.append(b"g", b"behind")
+        return [*popped, space.count(), space.pop_first(), space.pop_first(), space.count()]
+
+    expected = [(b"b", b"vb"), (b"a", b"before"), (b"d", b"vd"), 1, (b"g", b"behind"), None, 0]
+    assert run(engine, pop) == expected
+    assert run(engine, lambda tx: tx.space("new").pop_first()) is None
+    assert dump_of(engine).get("s", []) == []
+
+
+def test_a_space_that_was_popped_from_can_be_dropped_and_made_again(engine: Store) -> None:
+    fill(engine, "s", [b"b", b"d"])
+
+    def pop_drop_pop(tx: Tx) -> list[Any]:
+        first = tx.space("s").pop_first()
+        tx.drop("s")
+        tx.space("s").put(b"z", b"new")
+        return [first, tx.space("s").pop_first(), tx.space("s").pop_first()]
+
+    assert run(engine, pop_drop_pop) == [(b"b", b"vb"), (b"z", b"new"), None]
+
+
 def test_count(engine: Store) -> None:
     assert run(engine, lambda tx: tx.space("s").count()) == 0
     fill(engine, "s", KEYS)

@@ -73,6 +73,11 @@ def message_key(sequence: int, priority: int = 0) -> bytes:
     return ((LOWEST_RANK - priority) << 56 | sequence).to_bytes(8)
 
 
+def parse_message_key(key: bytes) -> tuple[int, int]:
+    """Priority and sequence number."""
+    return LOWEST_RANK - key[0], int.from_bytes(key[1:8])
+
+
 def sequence_of(key: bytes) -> int:
     """The sequence number in a message key."""
     return int.from_bytes(key[1:8])

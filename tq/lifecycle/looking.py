@@ -43,15 +43,16 @@ def show(
 ) -> model.Message:
     """A message as clients see it; `record` has its whole body. Times that timers run on become the wall clock's."""
     assert isinstance(record.body, bytes)
+    priority, sequence = keys.parse_message_key(key)
     due_at_ms, expires_at_ms = record.due_at_ms, record.expires_at_ms
     ahead_ms = group.now_ms - group.wall_ms() if due_at_ms or expires_at_ms else 0
     return model.Message(
-        id=keys.sequence_of(key),
+        id=sequence,
         content=record.body,
         media_type=record.media_type,
         sent_at_ms=record.sent_at_ms,
         receive_count=record.receive_count,
-        priority=keys.priority_of(key),
+        priority=priority,
         group=record.group,
         headers=record.headers,
         dead_letter=record.dead_letter,

@@ -54,24 +54,24 @@ def _take(group: Group, queue: Queue, command: model.Receive) -> model.Received:
     expired: list[tuple[bytes, MessageRecord]] = []
     damaged: list[tuple[bytes, bytes]] = []
     size = 0
-    for key, value in queue.ready.scan():
+    # They are all out of `ready` before more is done with them, so that nothing steps into their places meanwhile.
+    while item := queue.ready.pop_first():
+        key, value = item
         try:
             record = codec.unpack_message(value)
             if record.expires_at_ms and is_expired(group, record):
                 expired.append((key, record))
             else:
                 whole = record if isinstance(record.body, bytes) else read(group, queue, key, record)
-                message = show(group, queue, key, _taken(whole, due_at_ms), is_leased=due_at_ms is not None)
-                messages.append(message)
+                messages.append(show(group, queue, key, _taken(whole, due_at_ms), is_leased=due_at_ms is not None))
                 taken.append((key, record))
-                size += len(message.content)
+                size += codec.content_bytes(whole)
         except CorruptRecord:
-            damaged.append((key, value))
+            damaged.append(item)
         is_full = len(taken) == command.limit or size >= model.MAX_PAGE_BYTES
         if is_full or len(expired) + len(damaged) == MAX_SKIPPED:
             break
     for key, record in taken:
-        queue.ready.delete(key)
         if due_at_ms is None:
             finish(group, queue, key, record, "acked")
         else:
@@ -81,7 +81,6 @@ def _take(group: Group, queue: Queue, command: model.Receive) -> model.Received:
     if not expired and not damaged:
         return model.Received(tuple(messages), queue.name)
     for key, record in expired:
-        displace(group, queue, "ready", key, record)
         expire(group, queue, key, record)
     for key, value in damaged:
         quarantine(group, queue, "ready", key, value)

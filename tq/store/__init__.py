@@ -30,6 +30,9 @@ class Space(Protocol):
     def delete(self, key: bytes) -> bool:
         """Remove `key`; False when it was not there."""
 
+    def pop_first(self) -> tuple[bytes, bytes] | None:
+        """Remove the pair with the smallest key and return it; None when the space is empty."""
+
     def scan(self, start: bytes = b"", stop: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
         """Pairs with start <= key < stop, rising. The space must not change while a scan of it is read."""
 

@@ -378,7 +378,9 @@ class _LmdbTx:
     def drop(self, name: str) -> None:
         assert self._closing is not None, "a reader drops nothing"
         key = name.encode()
-        self.space(name)
+        space = self.space(name)
+        assert isinstance(space, _LmdbSpace)
+        space.let_go()
         handle = self.opened.pop(key, None) or self._handles[key]
         with self._closing:
             self.txn.drop(handle, delete=True)
@@ -393,11 +395,12 @@ class _LmdbTx:
 class _LmdbSpace:
     """Calls py-lmdb with positional arguments: naming them costs it two thirds of the time of a put."""
 
-    __slots__ = ("_handle", "_txn")
+    __slots__ = ("_cursor", "_handle", "_txn")
 
     def __init__(self, txn: Any, handle: Any) -> None:
         self._txn = txn
         self._handle = handle
+        self._cursor: Any = None  # made by the first pop, for the others
 
     def get(self, key: bytes) -> bytes | None:
         value: bytes | None = self._txn.get(key, None, self._handle)
@@ -414,6 +417,16 @@ class _LmdbSpace:
         deleted: bool = self._txn.delete(key, b"", self._handle)
         return deleted
 
+    def pop_first(self) -> tuple[bytes, bytes] | None:
+        cursor = self._cursor
+        if cursor is None:
+            cursor = self._cursor = self._txn.cursor(self._handle)
+        if not cursor.first():
+            return None
+        item: tuple[bytes, bytes] = cursor.item()
+        cursor.delete()
+        return item
+
     def scan(self, start: bytes = b"", stop: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
         cursor = self._txn.cursor(self._handle)  # closed when the iterator over it is gone, or the transaction
         if not cursor.set_range(start):
@@ -424,6 +437,12 @@ class _LmdbSpace:
     def count(self) -> int:
         entries: int = self._txn.stat(self._handle)["entries"]
         return entries
+
+    def let_go(self) -> None:
+        """Close the cursor, before the space is dropped."""
+        if self._cursor is not None:
+            self._cursor.close()
+            self._cursor = None
 
 
 class _NoSpace:
@@ -436,6 +455,9 @@ class _NoSpace:
         raise AssertionError("a reader writes nothing")
 
     append = put
+
+    def pop_first(self) -> tuple[bytes, bytes] | None:
+        raise AssertionError("a reader writes nothing")
 
     def delete(self, key: bytes) -> bool:
         return False

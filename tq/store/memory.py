@@ -137,6 +137,13 @@ class _MemorySpace:
         del self._items[key]
         return True
 
+    def pop_first(self) -> tuple[bytes, bytes] | None:
+        if not self._items:
+            return None
+        first: tuple[bytes, bytes] = self._items.peekitem(0)
+        self.delete(first[0])
+        return first
+
     def scan(self, start: bytes = b"", stop: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
         for key in self._items.irange(start, stop, inclusive=(True, False)):
             yield key, self._items[key]
