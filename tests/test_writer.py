@@ -68,7 +68,7 @@ class Wish(Entry):
     """An entry whose result is handed to a function."""
 
     def __init__(self, command: Command, done: Callable[[Any], None]) -> None:
-        super().__init__(command)
+        self.command = command
         self.done = done
 
 

@@ -57,7 +57,7 @@ class Ticket(Entry):
     is_submitted = False
 
     def __init__(self, broker: Broker, command: model.Command, done: Done) -> None:
-        super().__init__(command)
+        self.command = command
         self._broker = broker
         self.done = done
 

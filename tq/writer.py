@@ -40,11 +40,9 @@ log = logging.getLogger("tq.writer")
 class Entry:
     """A command that waits. One that `is_dropped` in time is neither applied nor delivered."""
 
+    command: Command
+    cost_bytes = 0  # the command's, once it waits
     is_dropped = False
-
-    def __init__(self, command: Command) -> None:
-        self.command = command
-        self.cost_bytes = command.cost_bytes
 
 
 E = TypeVar("E", bound=Entry)
@@ -88,7 +86,7 @@ class Writer(Generic[E]):
 
     def submit(self, entry: E) -> None:
         """Queue a command for the next group. Raises Overloaded and StorageFailed."""
-        size = entry.cost_bytes
+        size = entry.command.cost_bytes
         if self.failure:
             raise self.failure
         if self._is_closing:
@@ -97,6 +95,7 @@ class Writer(Generic[E]):
             raise Overloaded(f"{len(self._waiting):,} commands wait for the disk; try again.")
         if self._waiting and self._waiting_bytes + size > self._max_bytes:
             raise Overloaded(f"{self._waiting_bytes:,} bytes wait for the disk; try again.")
+        entry.cost_bytes = size
         self._waiting.append(entry)
         self._waiting_bytes += size
         if not self._is_scheduled:
