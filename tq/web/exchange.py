@@ -25,6 +25,7 @@ JSON = "application/json"
 ANY = "*/*"
 PROBLEM = "application/problem+json"  # RFC 9457
 REMEMBERED_QUERIES = 1_000  # query strings; consumers send the same few again and again
+MAX_REMEMBERED_LENGTH = 200  # characters of one
 
 # What `curl -d` sends unasked is the form type; its users mean JSON.
 _JSON_TYPES = ("", JSON, "application/x-www-form-urlencoded")
@@ -91,7 +92,8 @@ class Request:
 
     def query_as(self, shape: type[T]) -> T:
         """The query string as a struct of optional fields, numbers read from digits. Raises InvalidRequest."""
-        query: T = _query_as(self.query, shape)
+        read = _query_as if len(self.query) <= MAX_REMEMBERED_LENGTH else _read_query
+        query: T = read(self.query, shape)
         return query
 
     def json_as(self, shape: type[T]) -> T:

@@ -12,6 +12,7 @@ from tq.model import Command
 from tq.web.exchange import Route
 
 REMEMBERED_PATHS = 4_096  # most requests are for a few queues
+MAX_REMEMBERED_LENGTH = 200  # characters of a path; those of queues that exist are shorter
 
 # Keys in a node of the tree that no segment of a path can be: a segment is not empty and holds no slash.
 _HERE = ""  # the node's own resource
@@ -58,7 +59,8 @@ class Router:
         What is not UTF-8 in a variable becomes U+FFFD, which nothing is named.
         """
         parent, _, last = path.removesuffix("/").removeprefix("/").rpartition("/")
-        node, variables = self._parent(parent)
+        find_parent = self._parent if len(parent) <= MAX_REMEMBERED_LENGTH else self._find_parent
+        node, variables = find_parent(parent)
         node, variables = _step(node, variables, last)
         if _HERE not in node:
             raise NotFound
