@@ -466,6 +466,27 @@ def deliver(entries: Sequence[Entry], results: Sequence[Any], ticked: Any) -> No
 # --- failure ---------------------------------------------------------------------------
 
 
+def test_what_a_delivery_raises_does_not_stop_the_writer() -> None:
+    async def run() -> int:
+        delivered = 0
+
+        def raise_once(entries: Sequence[Entry], results: Sequence[Any], ticked: Any) -> None:
+            nonlocal delivered
+            delivered += len(entries)
+            if delivered == MAX_GROUP_COMMANDS:
+                raise ZeroDivisionError
+
+        asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+        store = cast(Store, TimedStore())
+        timed = Writer(store, lambda: 0, raise_once, max_waiting_commands=9_999, max_waiting_bytes=9)
+        for _ in range(MAX_GROUP_COMMANDS + 500):
+            timed.submit(Wish(Sized(0), lambda _: None))
+        await asyncio.wait_for(timed.close(), PATIENCE_S)
+        return delivered
+
+    assert asyncio.run(run()) == MAX_GROUP_COMMANDS + 500
+
+
 def fail_with(error: Exception) -> Callable[[list[Command]], list[Any]]:
     def answer(_: list[Command]) -> list[Any]:
         raise error

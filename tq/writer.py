@@ -30,9 +30,9 @@ MAX_GROUP_COMMANDS = 1_000  # bounds the time until the first of a group is answ
 MAX_GROUP_BYTES = 4 * 1024 * 1024
 MAX_DUE = 50  # timers done in one group, 1 to 2 ms of work: a million that end at once must not hold up the requests
 MAX_SLEEP_S = 1.0  # how soon it is noticed that the machine itself has slept
-INLINE_BYTES = 256 * 1024  # a group of less is committed on the loop: 10 ms of work at the most
-SLOW_S = 0.03  # a commit that takes longer was the last on the loop …
-QUICK_COMMITS = 10  # … until so many in a row were quicker again
+INLINE_BYTES = 256 * 1024  # a group that costs less is committed on the loop: a few ms of work, but for large bodies …
+SLOW_S = 0.03  # … and a commit that takes longer was the last on the loop,
+QUICK_COMMITS = 10  # until so many in a row were quicker again
 
 log = logging.getLogger("tq.writer")
 
@@ -177,7 +177,13 @@ class Writer(Generic[E]):
         self._quick_commits = 0 if took_s > SLOW_S else self._quick_commits + 1
         ticked = results[-1]
         self._next_due_ms = ticked.next_due_ms if isinstance(ticked, Ticked) else None
-        self._deliver(entries, results[1:-1], ticked)
+        try:
+            self._deliver(entries, results[1:-1], ticked)
+        finally:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """See to it that the next group comes in its time."""
         if not self._waiting:
             self._idle.set()
             if self._is_closing or not self._is_due():
