@@ -150,6 +150,14 @@ def test_a_request_that_does_not_come_to_its_end(impatient: Server, data: bytes)
         assert wire.reply() is None
 
 
+def test_what_the_server_has_not_read_is_not_late(impatient: Server) -> None:
+    """While a long poll runs, what is behind it on the connection waits."""
+    large = ask("POST", "/queues/q/messages", b'{"content":"%b"}' % (b"x" * 20_000))
+    with Wire(impatient.port) as wire:
+        wire.send(ask("GET", "/queues/q/messages?wait=2") + large + large)
+        assert [wire.expect().status for _ in range(3)] == [204, 201, 201]
+
+
 def test_a_silent_connection_is_closed(impatient: Server) -> None:
     with Wire(impatient.port) as silent, Wire(impatient.port) as used:
         used.send(SEND)
@@ -187,6 +195,20 @@ def test_a_connection_too_many(start: Callable[..., Server]) -> None:
         first.send(ask("GET", "/healthz"))
         assert first.expect().status == 200
     wait_until(lambda: server.request("GET", "/healthz").status == 200)
+
+
+def test_a_connection_too_many_that_sends_in_parts(start: Callable[..., Server]) -> None:
+    """As HTTP clients do: it must find the answer, not a reset."""
+    server = start("--max-connections", "1")
+    with Wire(server.port) as first:
+        first.send(ask("GET", "/healthz"))
+        assert first.expect().status == 200
+        for _ in range(20):
+            with Wire(server.port) as refused:
+                wait_until(lambda wire=refused: bool(select.select([wire.socket], [], [], 0)[0]))
+                refused.socket.sendall(SEND[:-5])
+                refused.socket.sendall(SEND[-5:])
+                assert refused.expect().status == 503
 
 
 def test_few_descriptors(start: Callable[..., Server]) -> None:
@@ -417,3 +439,37 @@ def test_it_does_not_matter_where_the_bytes_are_cut(cuts: set[int]) -> None:
     ]
     assert requests[-1][2]["accept"] == "a, b"
     assert [keeps for *_, keeps, _ in requests] == [True] * 4 + [False]
+
+
+def read_in(pieces: list[bytes], max_header_bytes: int) -> list[tuple[Head, bytes]]:
+    found: deque[tuple[Head, bytes]] = deque()
+    parser = RequestParser(found, KnownHeads(), max_header_bytes, 1 << 20)
+    for piece in pieces:
+        if not parser.is_over:
+            parser.feed(piece)
+    return list(found)
+
+
+@pytest.mark.parametrize("head_bytes", [1_000, 4_000])
+def test_a_head_is_as_large_as_it_is_wherever_it_begins(head_bytes: int) -> None:
+    """Also behind a body, in the same piece."""
+    before = ask("POST", "/queues/q/messages", b"x" * 16_000)
+    head = ask("GET", "/", b"", "X: " + "x" * (head_bytes - 60))
+    data = before + head
+    for cut in (20, 200):
+        at = len(before) + cut
+        pieces = [data[:at], *(data[start : start + 200] for start in range(at, len(data), 200))]
+        refusals = [each.refusal for each, _ in read_in(pieces, 2_000)]
+        assert refusals[0] is None
+        assert [type(refusal).__name__ for refusal in refusals[1:]] == [
+            "NoneType" if head_bytes == 1_000 else "HeadersTooLarge"
+        ]
+
+
+def test_trailers_are_no_headers() -> None:
+    request = ask("POST", "/", b"", "Transfer-Encoding: chunked") + b"1\r\nx\r\n0\r\nX-Real-Ip: 6.6.6.6\r\n\r\n"
+    ((head, body),) = read_in([request], 2_000)
+    assert body == b"x"
+    assert not {name.lower() for name, _ in head.pairs} & {b"x-real-ip"}
+    many = ask("POST", "/", b"", "Transfer-Encoding: chunked") + b"0\r\n" + b"a: b\r\n" * 250 + b"\r\n"
+    assert [type(each.refusal).__name__ for each, _ in read_in([many], 32_000)] == ["HeadersTooLarge"]

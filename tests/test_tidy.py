@@ -48,6 +48,7 @@ VENDORS = {
     "tornado": {"tq.web.connection", "tq.web.server"},
     "httptools": {"tq.web.parser"},
     "click": {"tq.cli"},
+    "uvloop": {"tq.cli"},
 }
 
 # What would make the state depend on anything but the commands.

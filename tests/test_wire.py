@@ -453,6 +453,7 @@ def test_what_is_done_is_answered_to_a_client_that_only_listens(server: Server, 
     with Wire(server.port) as wire:
         wire.send(ask(method, path, ONE if method == "POST" else b""))
         replies = wire.rest()
+    assert [reply.status for reply in replies] in ([[201]] if method == "POST" else [[200], []])
     assert sent_to(server, queue) == 1 + (method == "POST") * len(replies)
     assert server.request("GET", f"/queues/{queue}").json["totals"]["received"] == (method == "GET") * len(replies)
 

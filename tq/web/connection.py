@@ -36,6 +36,7 @@ FEED_BYTES = 16 * 1024  # are parsed before it is looked whether requests have p
 MAX_UNFED_BYTES = 64 * 1024  # are read ahead of what is parsed; a client that is gone is noticed only while reading
 MAX_RUNNING = 64  # requests of one connection that overlap
 DISCARD_BYTES = 64 * 1024 * 1024  # are read behind the last answer, so that the client gets to see it
+MAX_REFUSED = 32  # connections above the limit that are told so with patience; the others are closed at once
 SLOWEST_BYTES_S = 16 * 1024  # a body or an answer that moves slower than this, after its grace, is given up
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -236,6 +237,7 @@ class Connection(asyncio.Protocol):
         self._is_ended = False  # the client will send nothing more
         self._is_last = False  # the last answer was written, or nobody is there to read it
         self._is_lingering = False
+        self._is_held_up = False  # some of what was read waits for requests before it
         self._writers: list[asyncio.Future[None]] = []
         self.is_draining = False
 
@@ -250,6 +252,8 @@ class Connection(asyncio.Protocol):
         self._since = self._loop.time()
         self._connections.add(self)
         if len(self._connections) > self._limits.max_connections:
+            # What the client sends meanwhile is read, or it would get a reset in place of the answer.
+            self._discarded_bytes = len(self._connections) <= self._limits.max_connections + MAX_REFUSED
             self._parser.refuse(Overloaded("There are too many connections."))
             self._pump()
 
@@ -328,7 +332,8 @@ class Connection(asyncio.Protocol):
             data, self._unfed = view[:FEED_BYTES], view[FEED_BYTES:]
         part = parser.part
         parser.feed(data)
-        if parser.part != part:
+        if parser.part != part or self._is_held_up:
+            self._is_held_up = False
             self._since = self._loop.time()
         if parser.is_over:
             self._discarded_bytes += len(self._unfed)
@@ -388,6 +393,7 @@ class Connection(asyncio.Protocol):
         if not self._is_reading or self._unfed:
             self._set_reading()
         if self._running or self._next or self._parsed:
+            self._is_held_up = bool(self._unfed)
             return
         if self._parser.owes_continue:
             self._parser.owes_continue = False
@@ -457,6 +463,8 @@ class Connection(asyncio.Protocol):
 
     def fail(self, stream: Stream, error: TqError) -> None:
         """A delegate of Tornado's kind raised: answer, or cut off an answer that has begun."""
+        if self._transport.is_closing():
+            return
         if stream.out or stream.is_finished:
             self._reset()
             return
@@ -489,7 +497,7 @@ class Connection(asyncio.Protocol):
     def is_all_in_hand(self, stream: Stream) -> bool:
         """Nothing is behind this request."""
         is_behind = self._has_waiting or self._parser.part or self._unfed
-        return not is_behind and self._running[-1] is stream
+        return not is_behind and bool(self._running) and self._running[-1] is stream
 
     def drain(self) -> None:
         """Let each answer be the last on its connection."""
@@ -515,6 +523,8 @@ class Connection(asyncio.Protocol):
         elif self._is_lingering:
             if silence_s > limits.header_seconds:
                 self._reset()
+        elif self._is_held_up:
+            pass  # it is not the client who is slow
         elif part == "header":
             if silence_s > limits.header_seconds:
                 self._time_out(part)

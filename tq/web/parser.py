@@ -28,15 +28,22 @@ from tq.errors import (
 MAX_HEADERS = 200  # browsers send about 20, proxies add a few
 MAX_KNOWN_HEADS = 1_000
 MAX_KNOWN_BYTES = 1_000
+MAX_KNOWN_NAME = 50  # bytes of the name of a header
 _REPEATED = {"GET", "POST"}  # in the paths of other methods stands a message
 _NOT_PLAIN = {"transfer-encoding", "expect", "upgrade", "connection"}
 
 log = logging.getLogger("tq.web")
 
 
-@lru_cache(maxsize=1_000)
 def _lower(name: bytes) -> str:
+    return _known_lower(name) if len(name) <= MAX_KNOWN_NAME else _in_lower_case(name)
+
+
+def _in_lower_case(name: bytes) -> str:
     return name.decode("latin-1").lower()
+
+
+_known_lower = lru_cache(maxsize=1_000)(_in_lower_case)
 
 
 @lru_cache
@@ -113,8 +120,10 @@ class RequestParser:
         self._url = b""
         self._pieces: list[bytes] = []
         self._fed_bytes = 0
+        self._first_bytes = 0  # fed when the head began, some of which may be of the body before it
+        self._trailers = 0
         self.part: Literal["", "header", "body"] = ""  # what is being read
-        self.size = 0  # bytes of the head or the body so far
+        self.size = 0  # bytes of the head, behind those that it began with, or of the body so far
         self.owes_continue = False  # the client waits for a word before it sends the body
         self.is_over = False  # nothing more is read: a request said so, or was refused
 
@@ -150,9 +159,9 @@ class RequestParser:
             elif not self.is_over:  # else it complains of what stands behind the last request
                 self.refuse(InvalidRequest(f"This is not HTTP/1.1: {error}."))
         else:
-            if self.part == "header":  # a header that has no end is not seen by the callbacks
+            if self.part == "header" and is_in_head:  # a header that has no end is not seen by the callbacks
                 self.size += len(data)
-                if is_in_head and self.size > self._max_header_bytes + len(data):
+                if self.size > self._max_header_bytes:
                     self.refuse(self._headers_too_large())
 
     def refuse(self, error: TqError) -> None:
@@ -178,6 +187,8 @@ class RequestParser:
         self._head = Head()
         self.part = "header"
         self._url = b""
+        self._first_bytes = self._fed_bytes
+        self._trailers = 0
         self.size = 0
 
     def on_url(self, url: bytes) -> None:
@@ -187,8 +198,11 @@ class RequestParser:
         if self._head is None or self._resumed:
             return
         pairs = self._head.pairs
-        pairs.append((name, value))
-        if len(pairs) > MAX_HEADERS:  # trailers are counted too, and then ignored
+        if self.part == "body":
+            self._trailers += 1  # RFC 9110, 6.5.1: not to be taken for headers
+        else:
+            pairs.append((name, value))
+        if len(pairs) + self._trailers > MAX_HEADERS:
             raise HeadersTooLarge(f"More than {MAX_HEADERS} headers.")
 
     def on_headers_complete(self) -> None:
@@ -202,7 +216,7 @@ class RequestParser:
             key = _lower(name)
             text = value.decode("latin-1").rstrip(" \t")  # RFC 9110, 5.5; llhttp leaves what is behind the value
             headers[key] = f"{headers[key]}, {text}" if key in headers else text
-        if self.size + self._fed_bytes > self._max_header_bytes:
+        if self._first_bytes + self.size + self._fed_bytes > self._max_header_bytes:
             size = len(self._url) + sum(len(name) + len(value) + 4 for name, value in head.pairs)
             if size > self._max_header_bytes:
                 raise self._headers_too_large()
