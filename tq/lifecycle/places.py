@@ -211,9 +211,8 @@ def settle_in(group: Group, queue: Queue, key: bytes, record: MessageRecord, pie
     """Store what a message has besides its record, wherever that is: its chunks, its lifetime, its part of `bytes`."""
     queue.record.bytes += codec.content_bytes(record)
     queue.is_changed = True
-    if pieces:
-        for number, piece in enumerate(pieces):
-            group.chunks.put(keys.chunk_key(queue.id, key, number), piece)
+    for number, piece in enumerate(pieces):
+        group.chunks.put(keys.chunk_key(queue.id, key, number), piece)
     if record.expires_at_ms:
         group.due.put(keys.due_key(record.expires_at_ms, DueKind.TTL, queue.id, key), b"")
 

@@ -136,7 +136,7 @@ class LmdbStore:
         now = time.monotonic()
         self._check_readers(now)
         if self._available_bytes(now) >= self._reserve_bytes:
-            if self._has_plenty():
+            if self._has_plenty() and self._max_store_bytes is None:
                 self._directory.write_ahead(self._file_bytes())
             return self._commit_group(commands, now_ms)
         results = iter(self._commit_group([c for c in commands if not c.grows], now_ms))
