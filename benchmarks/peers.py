@@ -46,9 +46,12 @@ class PeerFigures(Struct, frozen=True):
 
 
 class PeerRatio(Struct, frozen=True):
+    """`is_at_most`: the other could perhaps do more than its loader asked of it."""
+
     what: str
     to: str
     ratio: Spread
+    is_at_most: bool = False
 
 
 class PeerResults(Struct, frozen=True):
@@ -198,5 +201,6 @@ def _ratios(plan: Plan, runs: Runs) -> list[PeerRatio]:
         elif pairs:
             factor = one.ours.messages_per_request / one.theirs.messages_per_request
             values = [our.requests_per_s / their.requests_per_s * factor for our, their in pairs]
-            found.append(PeerRatio(one.what, one.to, spread(values)))
+            theirs = _figures(one.to, "", one.theirs, [their for _, their in pairs])
+            found.append(PeerRatio(one.what, one.to, spread(values), theirs.is_loader_bound))
     return found

@@ -78,6 +78,8 @@ def under_load(directory: Path, connections: int) -> dict[str, dict[str, float]]
             line = f"{ENVELOPE}\n".encode()
             client.json("POST", "/queues/q/messages", line * FILL, "application/x-ndjson")
         found["receive"] = _load(server, directory, requests["receive"], connections)
+        if client.json("GET", "/queues/q")["messages"]["ready"] == 0:
+            raise Failed("the queue ran empty: some of the answers were none")
     return found
 
 

@@ -1,4 +1,4 @@
-"""What LMDB itself gives for tq's records: puts in transactions, each synced, and nothing else.
+"""What LMDB itself gives for tq's records: puts in transactions, each synced, zeros written ahead, and nothing else.
 
 `python -m benchmarks.raw_lmdb DIRECTORY CONTENT_BYTES BATCH SECONDS` prints a `Found` of the loader: how many commits
 in how many seconds, and how long one took.
@@ -15,9 +15,11 @@ import msgspec
 
 from benchmarks.loader import Found, percentile
 from tq.codec import MessageRecord, pack_message
+from tq.store.directory import DataDirectory
 
 MAP_BYTES = 1 << 40
 KEY_BYTES = 8  # as long as those of tq
+PAGE_BYTES = 4_096
 
 
 def run(directory: str, content_bytes: int, batch: int, seconds: float) -> Found:
@@ -28,8 +30,10 @@ def run(directory: str, content_bytes: int, batch: int, seconds: float) -> Found
     with env.begin(db=database) as txn:
         written = txn.stat(database)["entries"]
     took: list[float] = []
+    data = DataDirectory(Path(directory))
     begun = last = time.perf_counter()
     while last - begun < seconds:
+        data.write_ahead((env.info()["last_pgno"] + 1) * PAGE_BYTES)
         with env.begin(db=database, write=True) as txn:
             for number in range(written, written + batch):
                 txn.put(number.to_bytes(KEY_BYTES), record)

@@ -139,7 +139,8 @@ def _place(one: PeerFigures, all_figures: Sequence[PeerFigures]) -> int:
 
 
 def _peer_ratios(found: PeerResults) -> list[str]:
-    return _table(["tq's", "to that of", "ratio >"], [[one.what, one.to, _ratio(one.ratio)] for one in found.ratios])
+    rows = [[one.what, one.to, ("≤ " if one.is_at_most else "") + _ratio(one.ratio)] for one in found.ratios]
+    return _table(["tq's", "to that of", "ratio >"], rows)
 
 
 def _latencies(found: Latencies) -> list[str]:
