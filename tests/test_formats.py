@@ -507,3 +507,18 @@ def test_any_bytes_are_read_or_refused(body: bytes, media_type: str) -> None:
 def test_any_accept_gets_an_answer(accept: str) -> None:
     answer = formats.one_message(request(Accept=accept), message(b"1", "image/png"))
     assert answer.content_type in (JSON, NDJSON, MSGPACK, "image/png")
+
+
+@pytest.mark.parametrize(
+    ("media_type", "body", "message"),
+    [
+        ("application/x-ndjson", b'{"content":1}\r\n' * 10_001 + b"!", "1 to 10,000 messages"),
+        ("application/x-ndjson", b"\n" * 100_001 + b'{"content":1}', "at most 100,000 lines"),
+        ("application/msgpack", b"\xdc\x27\x11" + b"!" * 9, "1 to 10,000 messages"),
+        ("application/json", b"[" + b'{"content":1},' * 10_000 + b'{"content":1}]', "1 to 10,000 messages"),
+    ],
+)
+def test_a_batch_that_is_too_large_is_not_looked_at_any_further(media_type: str, body: bytes, message: str) -> None:
+    request = Request("POST", "/queues/a/messages", "", {"content-type": media_type}, {"queue": "a"}, body)
+    with pytest.raises(InvalidRequest, match=message):
+        formats.read_drafts(request)

@@ -8,9 +8,10 @@ from __future__ import annotations
 import base64
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sized
+from contextlib import suppress
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import msgspec
@@ -37,6 +38,7 @@ NDJSON = "application/x-ndjson"
 MSGPACK = "application/msgpack"
 OCTETS = "application/octet-stream"
 
+MAX_LINES = 10 * MAX_BATCH  # of NDJSON, some of which may be blank
 MAX_TYPE_LENGTH = 255  # characters of a Content-Type that is kept; RFC 6838 allows 127 on each side of the slash
 
 
@@ -64,7 +66,7 @@ def read_drafts(request: Request) -> tuple[Draft, ...]:
         _take_no_parameters(request)
         if is_array(request.body):
             request.is_list = True
-            drafts = _json_drafts(decode(_MANY.decode, request.body))
+            drafts = _json_drafts(_counted(decode(_MANY.decode, request.body)))
         else:
             drafts = (json_draft(decode(_ONE.decode, request.body), "$"),)
     elif request.media_type == NDJSON:
@@ -79,9 +81,17 @@ def read_drafts(request: Request) -> tuple[Draft, ...]:
         options = request.query_as(Options)
         media_type = _kept_type(request.headers["content-type"])
         drafts = (to_draft(request.body, media_type, options, UNSET, "query string: $"),)
-    if request.is_list and not 1 <= len(drafts) <= MAX_BATCH:
-        raise InvalidRequest(f"A batch has 1 to {MAX_BATCH:,} messages; this one has {len(drafts):,}.")
     return _with_key(request, drafts) if "idempotency-key" in request.headers else drafts
+
+
+T = TypeVar("T", bound=Sized)
+
+
+def _counted(batch: T) -> T:
+    """A batch that is none too large, before more is done with it. Raises InvalidRequest."""
+    if not 1 <= len(batch) <= MAX_BATCH:
+        raise InvalidRequest(f"A batch has 1 to {MAX_BATCH:,} messages; this one has {len(batch):,}.")
+    return batch
 
 
 def is_array(body: bytes) -> bool:
@@ -91,6 +101,13 @@ def is_array(body: bytes) -> bool:
 def _is_msgpack_array(body: bytes) -> bool:
     first = body[:1]
     return first in (b"\xdc", b"\xdd") or b"\x90" <= first <= b"\x9f"  # the array formats
+
+
+def _msgpack_length(body: bytes) -> int:
+    """How many elements the array has that a body begins with."""
+    if body[0] < 0xDC:
+        return body[0] & 0x0F
+    return int.from_bytes(body[1 : 3 if body[0] == 0xDC else 5])
 
 
 def _take_no_parameters(request: Request) -> None:
@@ -162,14 +179,15 @@ def _ndjson_drafts(body: bytes) -> tuple[Draft, ...]:
     begins and ends with a brace, each line break ends a value; then as many lines as values say that it is one
     on each. All else, and what is wrong, is read line by line.
     """
-    try:
-        envelopes = decode(_ONE.decode_lines, body)
-    except InvalidRequest:
-        envelopes = []
     breaks = body.count(b"\n", 0, -1)
-    if breaks == body.count(b"}\n{") == len(envelopes) - 1:
-        return _json_drafts(envelopes)
-    lines = [line for line in body.split(b"\n") if line.strip()]
+    if breaks > MAX_LINES:
+        raise InvalidRequest(f"A batch has at most {MAX_LINES:,} lines, those that are blank included.")
+    if breaks == body.count(b"}\n{") < MAX_BATCH:
+        with suppress(InvalidRequest):
+            envelopes = decode(_ONE.decode_lines, body)
+            if breaks == len(envelopes) - 1:
+                return _json_drafts(envelopes)
+    lines = _counted([line for line in body.split(b"\n") if line.strip()])
     return _json_drafts([decode(_ONE.decode, line, f"$[{index}]") for index, line in enumerate(lines)])
 
 
@@ -183,6 +201,8 @@ def json_draft(envelope: Envelope, place: str, index: int | None = None) -> Draf
 
 def _msgpack_drafts(body: bytes) -> Iterator[Draft]:
     try:
+        if _is_msgpack_array(body):
+            _counted(range(_msgpack_length(body)))
         decoded = _MSGPACK.decode(body)
         envelopes = decoded if isinstance(decoded, list) else [decoded]
         for index, envelope in enumerate(envelopes):
