@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.engines import Do, apply, open_engine
-from tq import keys
+from tq import keys, lifecycle
 from tq.audit import audit
 from tq.broker import Broker, Ticket
 from tq.errors import InternalError, Overloaded, QueueNotFound, TqError
@@ -45,6 +45,30 @@ def test_a_receive_goes_on_behind_any_number_of_damaged_messages(kind: str, tmp_
     received, info = asyncio.run(run())
     assert [message.id for message in received.messages] == [count + 1]
     assert info.counters.quarantined == count
+
+
+@pytest.mark.parametrize("is_stopping", [False, True])
+def test_what_is_given_back_has_room_always(is_stopping: bool) -> None:
+    """Also when as much waits as may, or the broker stops."""
+
+    async def run() -> int:
+        store = MemoryStore(apply)
+        broker = Broker(store, Settings(max_waiting_commands=1))
+        await broker.call(CreateQueue("q"))
+        await broker.call(Send("q", (Draft(b"1"),)))
+        received = await broker.call(Receive(("q",)))
+        if is_stopping:
+            closing = asyncio.ensure_future(broker.close())
+            broker.submit(Send("q", (Draft(b"2"),)), lambda _: None)
+            broker.give_back(received)
+            await closing
+        else:
+            broker.submit(Send("q", (Draft(b"2"),)), lambda _: None)
+            broker.give_back(received)
+            await broker.close()
+        return store.read(lambda tx: lifecycle.answer(tx, GetQueue("q"), 0)).messages.ready
+
+    assert asyncio.run(run()) == 2
 
 
 # --- those who wait, while the disk is held -------------------------------------------------------------

@@ -145,10 +145,10 @@ class Broker:
 
     # --- commands -------------------------------------------------------------
 
-    def _try(self, ticket: Ticket) -> Ticket:
+    def _try(self, ticket: Ticket, *, is_owed: bool = False) -> Ticket:
         """Hand a ticket's command to the writer."""
         try:
-            self._writer.submit(ticket)
+            self._writer.submit(ticket, is_owed=is_owed)
         except TqError as refusal:
             self._finish(ticket, refusal)
         else:
@@ -292,7 +292,8 @@ class Broker:
         """Undo a receive whose answer cannot be delivered."""
         if received.messages:
             log.info("queue %s: %d messages go back, their receiver is gone", received.queue, len(received.messages))
-            self.submit(model.Unreceive(received.queue, received.messages), _report("giving messages back"))
+            command = model.Unreceive(received.queue, received.messages)
+            self._try(Ticket(self, command, _report("giving messages back")), is_owed=True)
 
     # --- work of its own -------------------------------------------------------------
 

@@ -84,17 +84,26 @@ class Writer(Generic[E]):
         self.failure: StorageFailed | None = None
         self._schedule()
 
-    def submit(self, entry: E) -> None:
-        """Queue a command for the next group. Raises Overloaded and StorageFailed."""
+    def submit(self, entry: E, *, is_owed: bool = False) -> None:
+        """Queue a command for the next group. Raises Overloaded and StorageFailed.
+
+        What is owed is taken even when too much waits, and while the writer closes.
+        """
         size = entry.command.cost_bytes
         if self.failure:
             raise self.failure
+        if is_owed:
+            self._enqueue(entry, size)
+            return
         if self._is_closing:
             raise Overloaded("The server is stopping.")
         if len(self._waiting) >= self._max_commands:
             raise Overloaded(f"{len(self._waiting):,} commands wait for the disk; try again.")
         if self._waiting and self._waiting_bytes + size > self._max_bytes:
             raise Overloaded(f"{self._waiting_bytes:,} bytes wait for the disk; try again.")
+        self._enqueue(entry, size)
+
+    def _enqueue(self, entry: E, size: int) -> None:
         entry.cost_bytes = size
         self._waiting.append(entry)
         self._waiting_bytes += size
