@@ -9,6 +9,7 @@ import select
 import socket
 import ssl
 import time
+import tracemalloc
 from collections import deque
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -36,6 +37,7 @@ from tq.web.server import Server as HttpServer
 ONE = b'{"content":1}'
 SEND = ask("POST", "/queues/q/messages", ONE)
 RECEIVE = ask("GET", "/queues/q/messages")
+CLOSE = "Connection: close"
 CERTIFICATES = Path(tornado.test.__file__).parent  # Tornado ships a self-signed one for its own tests
 
 
@@ -197,6 +199,52 @@ def test_a_connection_too_many(start: Callable[..., Server]) -> None:
     wait_until(lambda: server.request("GET", "/healthz").status == 200)
 
 
+@pytest.mark.parametrize("ending", ["close", "half"])
+def test_a_client_that_takes_no_last_answer_is_given_up(start: Callable[..., Server], ending: str) -> None:
+    """One whose connection is closing already, but whose answer has not left."""
+    server = start("--body-seconds", "0.3")
+    server.request("POST", "/queues", {"name": "q"})
+    server.request("POST", "/queues/q/messages", [{"content": "x" * 900_000} for _ in range(12)])
+    with Wire(server.port) as wire:
+        wire.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        wire.send(ask("GET", "/queues/q/peek?limit=10", b"", *([CLOSE] if ending == "close" else [])))
+        if ending == "half":
+            wire.socket.shutdown(socket.SHUT_WR)
+        before = len(connections_of(server))
+        wait_until(lambda: len(connections_of(server)) < before)
+
+
+def connections_of(server: Server) -> list[Path]:
+    """The sockets that the server holds."""
+    files = Path(f"/proc/{server.process.pid}/fd").iterdir()
+    return [each for each in files if "socket" in str(each.readlink())]
+
+
+def test_a_continue_that_the_server_owes_is_not_waited_for(impatient: Server) -> None:
+    with Wire(impatient.port) as wire:
+        wire.send(ask("GET", "/queues/q/messages?wait=1.5"))
+        wire.send(ask("POST", "/queues/q/messages", ONE, "Expect: 100-continue")[: -len(ONE)])
+        assert wire.expect().status == 204
+        assert wire.expect().status == 100
+        wire.send(ONE)
+        assert wire.expect().status == 201
+
+
+def test_a_row_of_queries_lets_others_have_their_turn(start: Callable[..., Server]) -> None:
+    server = start()
+    for number in range(200):
+        server.request("POST", "/queues", {"name": f"q{number}"})
+    with Wire(server.port) as row, Wire(server.port) as other:
+        began_s = time.monotonic()
+        row.send(ask("GET", "/status") * 300)
+        time.sleep(0.01)
+        other.send(ask("GET", "/healthz"))
+        assert other.expect().status == 200
+        waited_s = time.monotonic() - began_s
+        assert [row.expect().status for _ in range(300)] == [200] * 300
+        assert waited_s < (time.monotonic() - began_s) / 3
+
+
 def test_a_connection_too_many_that_sends_in_parts(start: Callable[..., Server]) -> None:
     """As HTTP clients do: it must find the answer, not a reset."""
     server = start("--max-connections", "1")
@@ -352,9 +400,6 @@ async def told(port: int, data: bytes, until: bytes = b"") -> bytes:
     return answer
 
 
-CLOSE = "Connection: close"
-
-
 @pytest.mark.parametrize(
     ("data", "expected"),
     [
@@ -464,6 +509,29 @@ def test_a_head_is_as_large_as_it_is_wherever_it_begins(head_bytes: int) -> None
         assert [type(refusal).__name__ for refusal in refusals[1:]] == [
             "NoneType" if head_bytes == 1_000 else "HeadersTooLarge"
         ]
+
+
+@pytest.mark.parametrize("where", [b"1\r\nx\r\n0\r\nX: ", b"1;x="])
+def test_a_body_s_framing_has_a_limit(where: bytes) -> None:
+    """A trailer or a chunk's extension without an end."""
+    head = ask("POST", "/", b"", "Transfer-Encoding: chunked")
+    read = read_in([head, where, *[b"a" * 1_000] * 100], 4_000)
+    assert [type(each.refusal).__name__ for each, _ in read] == ["HeadersTooLarge"]
+
+
+def test_a_body_in_many_chunks_takes_no_more_than_its_size() -> None:
+    head = ask("POST", "/", b"", "Transfer-Encoding: chunked")
+    tracemalloc.start()
+    ((_, body),) = read_in([head, *[b"2\r\nxx\r\n" * 1_000] * 250, b"0\r\n\r\n"], 4_000)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(body) == 500_000
+    assert peak < 8_000_000
+
+
+def test_what_follows_a_connect_is_not_run() -> None:
+    request = ask("CONNECT", "/", ask("GET", "/healthz"))
+    assert [(head.method, head.keep_alive) for head, _ in read_in([request], 4_000)] == [("CONNECT", False)]
 
 
 def test_trailers_are_no_headers() -> None:

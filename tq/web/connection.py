@@ -17,10 +17,14 @@ from one that is gone, so a delegate that `needs_client` is told that it is, and
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import logging
 import select
 import socket
 import struct
+import sys
+import termios
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -35,6 +39,7 @@ from tq.web.parser import Head, KnownHeads, RequestParser
 FEED_BYTES = 16 * 1024  # are parsed before it is looked whether requests have piled up
 MAX_UNFED_BYTES = 64 * 1024  # are read ahead of what is parsed; a client that is gone is noticed only while reading
 MAX_RUNNING = 64  # requests of one connection that overlap
+TURN_S = 0.005  # for one connection's requests before others have their turn: queries are answered at once
 DISCARD_BYTES = 64 * 1024 * 1024  # are read behind the last answer, so that the client gets to see it
 MAX_REFUSED = 32  # connections above the limit that are told so with patience; the others are closed at once
 SLOWEST_BYTES_S = 16 * 1024  # a body or an answer that moves slower than this, after its grace, is given up
@@ -234,6 +239,7 @@ class Connection(asyncio.Protocol):
         self._is_pumping = False
         self._is_pump_due = False
         self._is_write_paused = False
+        self._unsent_bytes = 0  # when the client began to be waited for
         self._is_ended = False  # the client will send nothing more
         self._is_last = False  # the last answer was written, or nobody is there to read it
         self._is_lingering = False
@@ -311,7 +317,17 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._is_write_paused = True
+        self._wait_for_reader()
+
+    def _wait_for_reader(self) -> None:
+        """From now on the client has to take what was written."""
         self._since = self._loop.time()
+        self._unsent_bytes = self._left_bytes()
+
+    def _left_bytes(self) -> int:
+        """What was written and is still on this side, here or in the kernel."""
+        waiting = fcntl.ioctl(self._transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
+        return int(self._transport.get_write_buffer_size()) + int.from_bytes(waiting, sys.byteorder)
 
     def resume_writing(self) -> None:
         self._is_write_paused = False
@@ -371,6 +387,7 @@ class Connection(asyncio.Protocol):
         if self._is_pumping:
             return
         self._is_pumping = True
+        began_s = 0.0
         try:
             while True:
                 if self._running:
@@ -380,6 +397,12 @@ class Connection(asyncio.Protocol):
                 if self._next or self._parsed:
                     if not self._run_next():
                         break
+                    if self._parsed:
+                        began_s = began_s or time.monotonic()
+                        if time.monotonic() - began_s > TURN_S:
+                            self._is_pump_due = True
+                            self._loop.call_soon(self._pump)
+                            return
                 elif self._unfed and not self._parser.is_over:
                     self._feed()
                 else:
@@ -397,6 +420,7 @@ class Connection(asyncio.Protocol):
             return
         if self._parser.owes_continue:
             self._parser.owes_continue = False
+            self._since = self._loop.time()
             self._transport.write(CONTINUE)
         if self._is_last or self._is_ended or self._parser.is_over:
             self._end()
@@ -474,7 +498,9 @@ class Connection(asyncio.Protocol):
     def _end(self) -> None:
         """The last answer was written. While there is something unread, closing would take it back from the client."""
         if self._is_ended or not self._discarded_bytes:
-            self._transport.close()
+            if not self._transport.is_closing():
+                self._wait_for_reader()
+                self._transport.close()
         elif not self._is_lingering:
             self._is_lingering = True
             self._since = self._loop.time()
@@ -511,19 +537,20 @@ class Connection(asyncio.Protocol):
 
     def check(self, now: float) -> None:
         """Give up a client that is too slow; called every second or so with the loop's time."""
-        if self._transport.is_closing():
-            return
+        is_closing = self._transport.is_closing()
+        if self not in self._connections or (is_closing and not self._transport.get_write_buffer_size()):
+            return  # it is gone, or as good as gone
         limits = self._limits
         part = self._parser.part
         silence_s = now - self._since
-        if self._is_write_paused:
-            grace_s = limits.body_seconds + self._transport.get_write_buffer_size() / SLOWEST_BYTES_S
-            if silence_s > grace_s:
+        if self._is_write_paused or is_closing:
+            taken_bytes = self._unsent_bytes - self._left_bytes()
+            if silence_s > limits.body_seconds + taken_bytes / SLOWEST_BYTES_S:
                 self._reset()
         elif self._is_lingering:
             if silence_s > limits.header_seconds:
                 self._reset()
-        elif self._is_held_up:
+        elif self._is_held_up or self._parser.owes_continue:
             pass  # it is not the client who is slow
         elif part == "header":
             if silence_s > limits.header_seconds:

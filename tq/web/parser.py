@@ -118,10 +118,11 @@ class RequestParser:
         self._head: Head | None = None
         self._resumed: Head | None = None
         self._url = b""
-        self._pieces: list[bytes] = []
+        self._body: bytes | bytearray = b""
         self._fed_bytes = 0
         self._first_bytes = 0  # fed when the head began, some of which may be of the body before it
         self._trailers = 0
+        self._framing_bytes = 0  # of a body, since there was some of it
         self.part: Literal["", "header", "body"] = ""  # what is being read
         self.size = 0  # bytes of the head, behind those that it began with, or of the body so far
         self.owes_continue = False  # the client waits for a word before it sends the body
@@ -142,6 +143,7 @@ class RequestParser:
 
     def _parse(self, data: bytes | memoryview) -> None:
         is_in_head = self.part == "header"
+        size = self.size if self.part == "body" else -1
         self._fed_bytes = len(data)
         if self._llhttp is None:
             self._llhttp = httptools.HttpRequestParser(self)
@@ -163,6 +165,10 @@ class RequestParser:
                 self.size += len(data)
                 if self.size > self._max_header_bytes:
                     self.refuse(self._headers_too_large())
+            elif self.part == "body":  # so has a trailer, and a chunk's extension
+                self._framing_bytes = self._framing_bytes + len(data) if self.size == size else 0
+                if self._framing_bytes > self._max_header_bytes:
+                    self.refuse(self._headers_too_large())
 
     def refuse(self, error: TqError) -> None:
         """Put a refusal in the place of what is being read, and read no more."""
@@ -177,7 +183,7 @@ class RequestParser:
         self.owes_continue = False
         self._head = self._resumed = self._llhttp = None  # llhttp's object refers back to this one
         self.part = ""
-        self._pieces = []
+        self._body = b""
 
     # --- httptools' callbacks -------------------------------------------------------------
 
@@ -231,7 +237,7 @@ class RequestParser:
         elif len(headers) < len(head.pairs) and sum(_lower(name) == "host" for name, _ in head.pairs) > 1:
             raise HostMissing
         self.part = "body"
-        self.size = 0
+        self.size = self._framing_bytes = 0
         if "content-length" in headers or "transfer-encoding" in headers:
             self._begin_body(head)
 
@@ -252,7 +258,12 @@ class RequestParser:
         self.size += len(piece)
         if self.size > self._max_body_bytes:
             raise self._body_too_large()
-        self._pieces.append(piece)
+        if not self._body:
+            self._body = piece
+        elif isinstance(self._body, bytearray):
+            self._body += piece
+        else:
+            self._body = bytearray(self._body) + piece
 
     def on_message_complete(self) -> None:
         if self._llhttp.should_upgrade() or self._head is None:
@@ -260,9 +271,8 @@ class RequestParser:
         self._complete(self._head)
 
     def _complete(self, head: Head) -> None:
-        pieces = self._pieces
-        self._parsed.append((head, pieces[0] if len(pieces) == 1 else b"".join(pieces)))
-        self._pieces = []
+        self._parsed.append((head, bytes(self._body)))
+        self._body = b""
         self._head = None
         self.part = ""
         self.owes_continue = False
@@ -283,6 +293,7 @@ class RequestParser:
             if name in head.headers
         ]
         if not framing or head.method == "CONNECT":
+            head.keep_alive &= not framing  # what follows a CONNECT may be its body, or of the tunnel that it wanted
             self._complete(head)
         else:
             self._resumed = head

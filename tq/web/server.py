@@ -253,13 +253,13 @@ class Server:
     def _check(self) -> None:
         """Give up clients that are too slow: some at a time, so that ten thousand hold up nobody."""
         loop = asyncio.get_running_loop()
+        self._check_timer = loop.call_later(CHECK_S / CHECK_SHARES, self._check)
         if not self._unchecked:
             self._unchecked = list(self._connections)
         share = len(self._connections) // CHECK_SHARES + 1
         for connection in self._unchecked[-share:]:
             connection.check(loop.time())
         del self._unchecked[-share:]
-        self._check_timer = loop.call_later(CHECK_S / CHECK_SHARES, self._check)
 
     async def close(self) -> None:
         """Accept no more, finish what is in hand, for `shutdown_seconds` at the most, then close every connection."""
