@@ -82,7 +82,7 @@ def measure_queue(directory: Path, messages: int) -> dict[str, Any]:
         "more right after the fill, KiB": filled_kb - empty_kb,
         "more after a start, KiB": started_kb - empty_kb,
         "start to first answer, s": round(sorted(starts)[2], 3),
-        "of that Python and its imports, s": round(interpreter, 3),
+        "Python and its imports alone, s": round(interpreter, 3),
     }
 
 
