@@ -13,7 +13,9 @@ from tornado.httpclient import AsyncHTTPClient, HTTPResponse
 from tornado.ioloop import IOLoop
 
 from tests.api import NOW_MS, Api
+from tests.bench import Bench
 from tests.documented import assert_documented
+from tests.engines import open_engine
 from tests.harness import Server, findings, open_store
 from tq import __version__, lifecycle
 from tq.audit import audit
@@ -139,3 +141,13 @@ def api(http_client: AsyncHTTPClient, base_url: str) -> Api:
         return reply
 
     return call
+
+
+@pytest.fixture(params=["lmdb", "memory"])
+def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
+    """Over either engine."""
+    store = open_engine(request.param, tmp_path)
+    yield Bench(store)
+    found = store.read(audit) + store.check()
+    store.close()
+    assert found == []

@@ -184,7 +184,7 @@ def test_two_messages_of_one_number(engine: Store) -> None:
     [
         (MESSAGE[:-1] + b"?", NO_SUM),
         (b"", "record version missing is unknown"),
-        (b"\2", "record version 02 is unknown"),
+        (b"\3", "record version 03 is unknown"),
     ],
 )
 def test_a_message_that_cannot_be_read(engine: Store, value: bytes, why: str) -> None:
@@ -257,6 +257,42 @@ def test_garbage_that_is_forgotten(engine: Store) -> None:
 def test_every_finding_is_reported(engine: Store) -> None:
     found = findings(engine, delete(*chunk(0)), put(*ready(2), b"?"), copy_queue(b"r"))
     assert len(found) == 8  # both records and the bytes twice, as two queues claim them; the id, and the name
+
+
+def test_notes_of_no_queue(engine: Store) -> None:
+    assert findings(engine, put(keys.NOTES, b"r", codec.pack_notes({"k": "v"}))) == ["notes: r is no queue"]
+
+
+def test_notes_that_cannot_be_read(engine: Store) -> None:
+    assert findings(engine, put(keys.NOTES, b"q", b"?")) == ["notes of q: record version 3f is unknown"]
+
+
+MOVE = codec.pack_move(model.MoveTask("m", "q", None, None, NOW_MS, 1))
+
+
+def move_key(queue: str) -> bytes:
+    return keys.moves_prefix(queue) + (1).to_bytes(8)
+
+
+def test_notes_and_moves_of_a_queue_are_sound(engine: Store) -> None:
+    assert findings(engine, put(keys.NOTES, b"q", codec.pack_notes({"k": "v"}))) == []
+    assert findings(engine, put(keys.MOVES, move_key("q"), MOVE)) == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "found"),
+    [
+        (move_key("q"), b"", ["a move out of q: record version missing is unknown"]),
+        (b"q1" + (1).to_bytes(8), MOVE, [f"moves: {(b'q1' + bytes(7)).hex()}01 is not where the tasks of q are"]),
+        (
+            move_key("r"),
+            MOVE,
+            [f"moves: {move_key('r').hex()} is not where the tasks of q are", "moves: r is no queue"],
+        ),
+    ],
+)
+def test_a_move_that_is_not_where_it_belongs(engine: Store, key: bytes, value: bytes, found: list[str]) -> None:
+    assert findings(engine, put(keys.MOVES, key, value)) == found
 
 
 # --- states, timers, groups ---------------------------------------------------------------------------
@@ -343,7 +379,134 @@ def test_two_of_a_group_that_are_not_blocked(busy: Store) -> None:
     assert [f for f in found if "is not the only one of its group" in f]
 
 
+def test_a_group_that_nothing_leads(busy: Store) -> None:
+    """Though `groups` says the same."""
+    found = findings(busy, delete(keys.IN_FLIGHT, shared(1)), delete(keys.GROUPS, GROUP))
+    assert "queue q: nothing leads the group of message 2" in found
+
+
 def test_a_deduplication_id_of_no_queue(busy: Store) -> None:
     key = keys.dedup_key(7, "d")
     found = findings(busy, put(keys.DEDUP, key, codec.pack_dedup(keys.message_key(1), 5)))
     assert found == [f"dedup: {key.hex()} belongs to no queue"] * 2
+
+
+# --- FIFO queues and repeated receives ----------------------------------------------------------------------
+
+
+@pytest.fixture(params=["lmdb", "memory"])
+def fifo(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    """Queue q.fifo: 1, 2 and 3 in flight by a receive that can be repeated, 4 blocked; of another group 5 and 6."""
+    store = open_engine(request.param, tmp_path)
+    drafts = [Draft(b"x", group=group, dedup_id=str(n)) for n, group in enumerate("gggghh")]
+    create = CreateQueue("q.fifo", model.QueueSettings(fifo=True))
+    receive = Receive(("q.fifo",), 3, visibility_ms=30, attempt_id="a")
+    store.commit([create, Send("q.fifo", tuple(drafts)), receive], NOW_MS)
+    assert store.read(audit) == []
+    yield store
+    store.close()
+
+
+BESIDE = keys.beside_prefix(GROUP)
+ATTEMPT = keys.attempt_key(1, "a")
+
+
+def disagree(*entries: bytes) -> set[str]:
+    return {f"groups: {entry.hex()} and its messages do not agree" for entry in entries}
+
+
+def test_a_batch_is_sound_in_any_order_of_its_end(fifo: Store) -> None:
+    received = fifo.commit([Receive(("q.fifo",), 3, 30, attempt_id="a")], NOW_MS)[0]
+    receipts = [message.receipt for message in received.messages]
+    for ends in ([model.Ack(receipts[1])], [model.Release(receipts[0])], [model.Release(receipts[2])]):
+        assert findings(fifo, model.Settle("q.fifo", tuple(ends))) == []
+
+
+def test_any_of_those_in_flight_may_be_the_head(fifo: Store) -> None:
+    swap = [put(keys.GROUPS, GROUP, keys.message_key(2)), delete(keys.GROUPS, BESIDE + keys.message_key(2))]
+    assert findings(fifo, *swap, put(keys.GROUPS, BESIDE + keys.message_key(1), b"")) == []
+
+
+@pytest.mark.parametrize("number", [2, 3])
+def test_one_beside_the_head_that_its_group_forgot(fifo: Store, number: int) -> None:
+    entry = BESIDE + keys.message_key(number)
+    assert set(findings(fifo, delete(keys.GROUPS, entry))) == disagree(entry)
+
+
+@pytest.mark.parametrize("number", [1, 4, 5, 9])
+def test_one_that_is_not_beside_the_head(fifo: Store, number: int) -> None:
+    entry = BESIDE + keys.message_key(number)
+    assert set(findings(fifo, put(keys.GROUPS, entry, b""))) == disagree(entry)
+
+
+def test_a_head_that_is_not_in_flight_while_others_are(fifo: Store) -> None:
+    found = set(findings(fifo, put(keys.GROUPS, GROUP, keys.message_key(4))))
+    assert found == disagree(GROUP)
+
+
+def let_out(space: str, key: bytes, sequence: int) -> Do:
+    """A blocked message is somewhere else all at once."""
+
+    def do(tx: Any) -> None:
+        value = tx.space(keys.BLOCKED).get(shared(sequence))
+        tx.space(keys.BLOCKED).delete(shared(sequence))
+        tx.space(space).put(key, value)
+
+    return Do(do)
+
+
+@pytest.mark.parametrize("number", [4, 6])
+def test_a_ready_message_ahead_of_its_turn(fifo: Store, number: int) -> None:
+    found = findings(fifo, let_out(keys.ready_space(1), keys.message_key(number), number))
+    assert f"queue q.fifo: message {number} is ready ahead of its turn" in found
+
+
+def test_a_delayed_message_ahead_of_its_turn(fifo: Store) -> None:
+    found = findings(fifo, let_out(keys.DELAYED, shared(4), 4))
+    assert "queue q.fifo: message 4 is delayed ahead of its turn" in found
+
+
+def test_the_first_of_a_group_must_lead_it(fifo: Store) -> None:
+    swap = [
+        let_out(keys.ready_space(1), keys.message_key(6), 6),
+        put(keys.GROUPS, keys.group_prefix(1, "h"), keys.message_key(6)),
+        delete(keys.GROUPS, keys.group_prefix(1, "h") + keys.message_key(6)),
+    ]
+    found = findings(fifo, *swap)
+    assert "queue q.fifo: message 6 is ready ahead of its turn" in found
+
+
+def attempt_due(by_ms: int) -> bytes:
+    return keys.due_key(NOW_MS + by_ms, DueKind.ATTEMPT, 1, b"a")
+
+
+def test_a_timer_of_an_attempt_that_is_lost(fifo: Store) -> None:
+    entry = attempt_due(model.RECEIVE_ATTEMPT_MS)
+    assert findings(fifo, delete(keys.DUE, entry)) == [f"due: {keys.parse_due(entry)} is missing"]
+
+
+def test_a_timer_of_no_attempt(fifo: Store) -> None:
+    assert findings(fifo, put(keys.DUE, attempt_due(1), b"")) == [
+        f"due: {keys.parse_due(attempt_due(1))} is for nothing"
+    ]
+    entry = attempt_due(model.RECEIVE_ATTEMPT_MS)
+    assert findings(fifo, delete(keys.DUE, attempt_due(1)), delete(keys.ATTEMPTS, ATTEMPT)) == [
+        f"due: {keys.parse_due(entry)} is for nothing"
+    ]
+
+
+def test_an_attempt_of_no_message(fifo: Store) -> None:
+    value = codec.pack_attempt(NOW_MS + model.RECEIVE_ATTEMPT_MS, [])
+    assert findings(fifo, put(keys.ATTEMPTS, ATTEMPT, value)) == [f"attempts: {ATTEMPT.hex()} is of no message"]
+
+
+def test_an_attempt_of_no_queue(fifo: Store) -> None:
+    key = keys.attempt_key(7, "a")
+    assert findings(fifo, put(keys.ATTEMPTS, key, codec.pack_attempt(5, []))) == [of_no_queue("attempts", key)]
+
+
+def test_what_a_purge_leaves_of_attempts_and_groups_is_sound(fifo: Store) -> None:
+    assert findings(fifo, PurgeQueue("q.fifo")) == []
+    while fifo.commit([Sweep(2)], NOW_MS)[0]:
+        assert fifo.read(audit) == []
+    assert fifo.read(lambda tx: [tx.space(name).count() for name in (keys.ATTEMPTS, keys.GROUPS, keys.DUE)]) == [0] * 3

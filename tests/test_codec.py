@@ -15,11 +15,21 @@ from hypothesis import strategies as st
 from tests.engines import inline_bytes, open_engine, put
 from tq import codec, keys, model
 from tq.codec import CHUNK_BYTES, MAX_INLINE_BYTES, ChunkedBody, CorruptRecord, MessageRecord, QueueRecord
-from tq.model import Clock, CreateQueue, DeadLetter, DeadLetterOrigin, Draft, QueueSettings, Send
+from tq.model import (
+    Attribute,
+    Clock,
+    CreateQueue,
+    DeadLetter,
+    DeadLetterOrigin,
+    Draft,
+    MoveTask,
+    QueueSettings,
+    Send,
+)
 
 NOW_MS = 1_700_000_000_000
 
-GOLDEN_MESSAGES = [
+OLD_MESSAGES = [
     (
         MessageRecord(NOW_MS, b'{"a":1}'),
         "01 98 cf0000018bcfe56800 00 00 00 00 c0 c407 7b2261223a317d c0 ad208ce0",
@@ -38,6 +48,39 @@ GOLDEN_MESSAGES = [
         " ab646561645f6c6574746572 93 a171 a3776879 02 9a0f1a54",
     ),
 ]
+GOLDEN_MESSAGES = [
+    (
+        MessageRecord(NOW_MS, b'{"a":1}'),
+        "02 99 cf0000018bcfe56800 00 00 00 00 c0 c407 7b2261223a317d 00 c0 76b2b3d3",
+    ),
+    (
+        MessageRecord(NOW_MS, b"", "text/plain", 3, 4, NOW_MS + 1, NOW_MS + 2, first_received_at_ms=NOW_MS + 3),
+        "02 99 cf0000018bcfe56800 03 04 cf0000018bcfe56801 cf0000018bcfe56802 aa746578742f706c61696e c400"
+        " cf0000018bcfe56803 c0 4bcae8b6",
+    ),
+    (
+        MessageRecord(NOW_MS, ChunkedBody(10_240, 3_150_855_069, 7)),
+        "02 99 cf0000018bcfe56800 00 00 00 00 c0 93 cd2800 cebbce3b9d 07 00 c0 764f496b",
+    ),
+    (
+        MessageRecord(
+            sent_at_ms=0,
+            body=b"\xff",
+            media_type=model.TEXT,
+            group="g",
+            headers={"h": "ä"},
+            dead_letter=DeadLetterOrigin("q", "why", 2),
+            dedup_id="d",
+            attributes={"n": Attribute("Number", "1"), "b": Attribute("Binary", b"\xff")},
+            notes={"k": "v"},
+            uuid=bytes(range(16)),
+        ),
+        "02 99 00 00 00 00 00 a0 c401 ff 00 87 a567726f7570 a167 a768656164657273 81 a168 a2c3a4"
+        " ab646561645f6c6574746572 93 a171 a3776879 02 a864656475705f6964 a164"
+        " aa61747472696275746573 82 a16e 92 a64e756d626572 a131 a162 92 a642696e617279 c401ff"
+        " a56e6f746573 81 a16b a176 a475756964 c410 000102030405060708090a0b0c0d0e0f 79c3f4a1",
+    ),
+]
 GOLDEN_QUEUES = [
     (
         QueueRecord(1, 1, NOW_MS, QueueSettings()),
@@ -50,7 +93,34 @@ GOLDEN_QUEUES = [
         "01 99 07 cd03e9 cf0000018bcfe56800 81 b16d61785f6d6573736167655f6279746573 ce00010000"
         " cd03e8 09 32 05 82 a473656e74 cd03e8 a561636b6564 09 50c93a52",
     ),
+    (
+        QueueRecord(
+            1,
+            1,
+            NOW_MS,
+            QueueSettings(
+                dead_letter=DeadLetter("b", 1, on_receive=True),
+                dedup_scope="group",
+                content_dedup=True,
+                fifo=True,
+                max_in_flight=2,
+                receive_wait=1,
+            ),
+        ),
+        "01 99 01 01 cf0000018bcfe56800 86 ab646561645f6c6574746572 84 a57175657565 a162"
+        " ac6d61785f7265636569766573 01 a96f6e5f657870697279 c2 aa6f6e5f72656365697665 c3"
+        " ab64656475705f73636f7065 a567726f7570 ad636f6e74656e745f6465647570 c3 a46669666f c3"
+        " ad6d61785f696e5f666c69676874 02 ac726563656976655f77616974 01 00 00 00 00 80 a83ab3cf",
+    ),
 ]
+GOLDEN_NOTES = ({"k": "ä"}, "01 81 a16b a2c3a4 a407bfe1")
+GOLDEN_MOVE = (
+    MoveTask("m", "q", None, 5, NOW_MS, 3, "failed", 2, "why", b"\x09", 7, 1),
+    "01 8c a26964 a16d a57175657565 a171 a2746f c0 aa7065725f7365636f6e64 05"
+    " ad737461727465645f61745f6d73 cf0000018bcfe56800 a7746f5f6d6f7665 03 a6737461747573 a66661696c6564"
+    " a56d6f766564 02 a76661696c757265 a3776879 a56166746572 c401 09 a66265666f7265 07"
+    " ac6d6f7665645f6265666f7265 01 42daaa32",
+)
 
 patient = settings(deadline=None)  # the machine may be busy
 
@@ -58,6 +128,8 @@ numbers = st.integers(0, (1 << 64) - 1)
 chunked = st.builds(ChunkedBody, st.integers(0, 1 << 27), st.integers(0, (1 << 32) - 1))
 texts = st.text(min_size=1, max_size=20)
 origins = st.builds(DeadLetterOrigin, texts, texts, numbers)
+text_maps = st.dictionaries(texts, st.text(max_size=20), min_size=1, max_size=3)
+attributes = st.builds(Attribute, texts, st.text(max_size=20) | st.binary(max_size=20))
 messages = st.builds(
     MessageRecord,
     numbers,
@@ -65,8 +137,13 @@ messages = st.builds(
     st.none() | st.text(max_size=20),
     *[numbers] * 4,
     st.none() | texts,
-    st.none() | st.dictionaries(texts, st.text(max_size=20), min_size=1, max_size=3),
+    st.none() | text_maps,
     st.none() | origins,
+    numbers,
+    st.none() | texts,
+    st.none() | st.dictionaries(texts, attributes, min_size=1, max_size=3),
+    st.none() | text_maps,
+    st.none() | st.binary(min_size=16, max_size=16),
 )
 queue_settings = st.builds(
     QueueSettings,
@@ -75,10 +152,29 @@ queue_settings = st.builds(
     max_bytes=st.none() | st.integers(1, (1 << 63) - 1),
     overflow=st.sampled_from(["reject", "drop_oldest"]),
     max_message_bytes=st.integers(1, model.MAX_MESSAGE_BYTES),
-    dead_letter=st.none() | st.builds(DeadLetter, texts, st.integers(1, 1_000), st.booleans()),
+    dead_letter=st.none() | st.builds(DeadLetter, texts, st.integers(1, 1_000), st.booleans(), st.booleans()),
+    dedup_scope=st.sampled_from(["queue", "group"]),
+    content_dedup=st.booleans(),
+    fifo=st.booleans(),
+    max_in_flight=st.none() | st.integers(1, (1 << 63) - 1),
+    receive_wait=st.floats(0, model.MAX_WAIT_S),
     paused=st.booleans(),
 )
 counters = st.dictionaries(st.sampled_from(model.Counters.__struct_fields__), numbers)
+moves = st.builds(
+    MoveTask,
+    texts,
+    texts,
+    st.none() | texts,
+    st.none() | numbers,
+    numbers,
+    numbers,
+    st.sampled_from(["running", "completed", "cancelled", "failed"]),
+    numbers,
+    st.none() | texts,
+    st.binary(max_size=8),
+    *[numbers] * 2,
+)
 queues = st.builds(QueueRecord, *[numbers] * 3, queue_settings, *[numbers] * 4, counters)
 
 
@@ -97,18 +193,35 @@ def test_golden_messages(record: MessageRecord, golden: str) -> None:
     assert codec.unpack_message(bytes.fromhex(golden)) == record
 
 
+@pytest.mark.parametrize(("record", "golden"), OLD_MESSAGES)
+def test_messages_that_older_versions_wrote(record: MessageRecord, golden: str) -> None:
+    assert codec.unpack_message(bytes.fromhex(golden)) == record
+
+
 @pytest.mark.parametrize(("record", "golden"), GOLDEN_QUEUES)
 def test_golden_queues(record: QueueRecord, golden: str) -> None:
     assert codec.pack_queue(record).hex() == golden.replace(" ", "")
     assert codec.unpack_queue(bytes.fromhex(golden)) == record
 
 
-@pytest.mark.parametrize("golden", [golden for _, golden in GOLDEN_MESSAGES + GOLDEN_QUEUES])
+ALL_GOLDEN = [golden for _, golden in [*OLD_MESSAGES, *GOLDEN_MESSAGES, *GOLDEN_QUEUES, GOLDEN_NOTES, GOLDEN_MOVE]]
+
+
+def test_golden_notes_and_moves() -> None:
+    notes, golden = GOLDEN_NOTES
+    assert codec.pack_notes(notes).hex() == golden.replace(" ", "")
+    assert codec.unpack_notes(bytes.fromhex(golden)) == notes
+    task, golden = GOLDEN_MOVE
+    assert codec.pack_move(task).hex() == golden.replace(" ", "")
+    assert codec.unpack_move(bytes.fromhex(golden)) == task
+
+
+@pytest.mark.parametrize("golden", ALL_GOLDEN)
 def test_golden_bytes_are_as_the_codec_says(golden: str) -> None:
     """Version, msgpack, checksum: told apart here without the codec."""
     value = bytes.fromhex(golden)
-    assert value[0] == 1
-    assert isinstance(msgpack.unpackb(value[1:-4]), list)
+    assert value[0] in (1, 2)
+    assert isinstance(msgpack.unpackb(value[1:-4]), list | dict)
     assert crc32(value[:-4]).to_bytes(4, "big") == value[-4:]
 
 
@@ -122,6 +235,13 @@ def test_a_message_comes_back(record: MessageRecord) -> None:
 @given(queues)
 def test_a_queue_comes_back(record: QueueRecord) -> None:
     assert codec.unpack_queue(codec.pack_queue(record)) == record
+
+
+@patient
+@given(text_maps, moves)
+def test_notes_and_a_move_come_back(notes: dict[str, str], task: MoveTask) -> None:
+    assert codec.unpack_notes(codec.pack_notes(notes)) == notes
+    assert codec.unpack_move(codec.pack_move(task)) == task
 
 
 @pytest.mark.parametrize("media_type", ["", "text/plain; charset=utf-8", "ä" * 300, "x" * 70_000])
@@ -153,7 +273,10 @@ def refuses_a_flipped_bit(unpack: Callable[[bytes], Any], value: bytes, data: st
         unpack(bytes(flipped))
 
 
-@pytest.mark.parametrize("golden", [golden for _, golden in GOLDEN_MESSAGES + GOLDEN_QUEUES])
+UNPACK = (codec.unpack_message, codec.unpack_queue, codec.unpack_notes, codec.unpack_move)
+
+
+@pytest.mark.parametrize("golden", ALL_GOLDEN)
 def test_every_single_bit_and_every_length_counts(golden: str) -> None:
     value = bytes.fromhex(golden)
     spoilt = [value[:length] for length in range(len(value))] + [value + b"\0", b"\0" + value]
@@ -161,7 +284,7 @@ def test_every_single_bit_and_every_length_counts(golden: str) -> None:
         flipped = int.from_bytes(value, "big") ^ (1 << bit)
         spoilt.append(flipped.to_bytes(len(value), "big"))
     for bad in spoilt:
-        for unpack in (codec.unpack_message, codec.unpack_queue):
+        for unpack in UNPACK:
             with pytest.raises(CorruptRecord):
                 unpack(bad)
 
@@ -169,15 +292,54 @@ def test_every_single_bit_and_every_length_counts(golden: str) -> None:
 @patient
 @given(st.binary(max_size=100))
 def test_bytes_that_are_no_record(value: bytes) -> None:
-    for unpack in (codec.unpack_message, codec.unpack_queue):
+    for unpack in UNPACK:
         with pytest.raises(CorruptRecord):
             unpack(value)
 
 
-@pytest.mark.parametrize("version", [0, 2, 255])
+@pytest.mark.parametrize("version", [0, 3, 255])
 def test_another_version_is_refused(version: int) -> None:
     with pytest.raises(CorruptRecord, match=f"record version {version:02x} is unknown"):
-        codec.unpack_message(seal([NOW_MS, 0, 0, 0, 0, None, b"", None], version))
+        codec.unpack_message(seal([NOW_MS, 0, 0, 0, 0, None, b"", 0, None], version))
+
+
+def test_only_messages_have_a_second_version() -> None:
+    with pytest.raises(CorruptRecord, match="record version 02 is unknown"):
+        codec.unpack_queue(seal([1, 1, NOW_MS, {}, 0, 0, 0, 0, {}], 2))
+
+
+@pytest.mark.parametrize(
+    ("unpack", "fields"),
+    [
+        (codec.unpack_notes, ["k"]),
+        (codec.unpack_notes, {"k": 1}),
+        (codec.unpack_notes, None),
+        (codec.unpack_move, ["m"]),
+        (codec.unpack_move, {"id": "m"}),
+        (codec.unpack_move, None),
+    ],
+)
+def test_notes_and_moves_of_another_layout_are_refused(unpack: Callable[[bytes], Any], fields: Any) -> None:
+    with pytest.raises(CorruptRecord):
+        unpack(seal(fields))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        [NOW_MS, 0, 0, 0, 0, None, b"", None],
+        [NOW_MS, 0, 0, 0, 0, None, b"", 0, None, None],
+        [NOW_MS, 0, 0, 0, 0, None, None, 0, None],
+        [NOW_MS, 0, 0, 0, 0, None, b"", 0, {"attributes": {"n": ["Number"]}}],
+        [NOW_MS, 0, 0, 0, 0, None, b"", 0, {"attributes": ["n"]}],
+        [NOW_MS, 0, 0, 0, 0, None, b"", 0, 7],
+        {"a": 1},
+        None,
+    ],
+)
+def test_a_message_of_another_layout_of_the_second_version_is_refused(fields: Any) -> None:
+    with pytest.raises(CorruptRecord):
+        codec.unpack_message(seal(fields, codec.MESSAGE_VERSION))
 
 
 @pytest.mark.parametrize(
@@ -269,6 +431,35 @@ def test_headers_lie_with_the_body_when_they_are_large(size: int, header: int) -
     assert codec.join_body(record, pieces) == whole
 
 
+@pytest.mark.parametrize("headers", [None, {"h": "ä"}])
+@pytest.mark.parametrize("size", [10, 5_000])
+def test_attributes_and_notes_lie_with_the_body_when_they_are_large(size: int, headers: dict[str, str] | None) -> None:
+    attributes = {"b": Attribute("Binary", b"\xff" * 3_000), "n": Attribute("Number", "1")}
+    whole = MessageRecord(NOW_MS, b"x" * size, headers=headers, attributes=attributes, notes={"k": "v"}, dedup_id="d")
+    record, pieces = codec.split_body(whole)
+    assert (record.headers, record.attributes, record.notes) == (None, None, None)
+    assert codec.content_bytes(record) == size
+    assert codec.join_body(record, pieces) == whole
+
+
+@pytest.mark.parametrize("notes", [None, {"k": "v"}])
+@pytest.mark.parametrize("attributes", [None, {"n": Attribute("Number", "1")}])
+def test_what_a_message_has_beside_a_body_in_chunks_comes_back(
+    attributes: dict[str, Attribute] | None, notes: dict[str, str] | None
+) -> None:
+    whole = MessageRecord(NOW_MS, b"x" * 5_000, attributes=attributes, notes=notes)
+    record, pieces = codec.split_body(whole)
+    joined = codec.join_body(record, pieces)
+    assert (joined.attributes or None, joined.notes, joined.headers) == (attributes, notes, None)
+
+
+def test_chunks_that_older_versions_wrote() -> None:
+    """Before the body lay nothing but headers."""
+    head = bytes.fromhex("81a168a2c3a4")
+    record = MessageRecord(NOW_MS, ChunkedBody(len(head) + 2, crc32(head + b"ab"), len(head)))
+    assert codec.join_body(record, [head + b"a", b"b"]) == MessageRecord(NOW_MS, b"ab", headers={"h": "ä"})
+
+
 @pytest.mark.parametrize(
     "spoil",
     [
@@ -312,6 +503,11 @@ def test_golden_small_records() -> None:
     assert codec.pack_dedup(keys.message_key(3), NOW_MS).hex() == "09000000000000030000018bcfe56800"
     assert codec.pack_clock(Clock(NOW_MS, -2)).hex() == "0000018bcfe56800fffffffffffffffe"
     assert codec.unpack_clock(None) == Clock(0, 0)
+    leases = [(keys.message_key(3), 4), (keys.message_key(5, 9), 1)]
+    attempt = codec.pack_attempt(NOW_MS, leases)
+    assert attempt.hex() == "0000018bcfe568000900000000000003000000040000000000000005" + "00000001"
+    assert codec.unpack_attempt(attempt) == (NOW_MS, leases)
+    assert codec.unpack_attempt(codec.pack_attempt(1, [])) == (1, [])
 
 
 # --- pages of LMDB ---------------------------------------------------------------------------

@@ -43,6 +43,7 @@ def masked(text: str) -> str:
     text = re.sub(r'"(uptime_seconds|oldest_message_age_seconds)":[\d.e-]+', r'"\1":AGE', text)
     text = re.sub(r'"(file|used|available)_bytes":\d+', r'"\1_bytes":N', text)
     text = re.sub(r'"receipt":"r[\w-]{22}"', '"receipt":RECEIPT', text)
+    text = re.sub(r"[\da-f]{8}(-[\da-f]{4}){3}-[\da-f]{12}", "UUID", text)
     return re.sub(r'"path":"[^"]*"', '"path":DIR', text).strip()
 
 

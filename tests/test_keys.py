@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 from typing import Any
+from uuid import RFC_4122, UUID
 
 import pytest
 from hypothesis import given, settings
@@ -23,6 +24,7 @@ chunk_numbers = st.integers(0, (1 << 16) - 1)
 def test_names_of_the_spaces() -> None:
     names = (keys.META, keys.QUEUES, keys.NAMES, keys.IN_FLIGHT, keys.DELAYED, keys.BLOCKED, keys.GROUPS)
     assert names == ("meta", "queues", "names", "in_flight", "delayed", "blocked", "groups")
+    assert (keys.NOTES, keys.ATTEMPTS, keys.MOVES) == ("notes", "attempts", "moves")
     names = (keys.DUE, keys.DEDUP, keys.CHUNKS, keys.QUARANTINE, keys.GARBAGE)
     assert names == ("due", "dedup", "chunks", "quarantine", "garbage")
     assert keys.ready_space(258) == "queue/258"
@@ -41,7 +43,11 @@ def test_names_of_the_spaces() -> None:
         (keys.queue_prefix(258), "00000102"),
         (keys.group_prefix(258, "ä"), "00000102 02 c3a4"),
         (keys.group_prefix(258, "g" * 128), "00000102 80" + "67" * 128),
+        (keys.beside_prefix(keys.group_prefix(258, "ä")), "00000102 ff 02 c3a4"),
         (keys.dedup_key(258, "ab"), "00000102 6162"),
+        (keys.dedup_key(258, "ab", "ä"), "00000102 ff 02 c3a4 6162"),
+        (keys.attempt_key(258, "ab"), "00000102 6162"),
+        (keys.moves_prefix("ab"), "6162 00"),
         (
             keys.due_key(0x18BCFE56800, DueKind.LEASE, 258, keys.message_key(3)),
             "0000018bcfe56800 01 00000102 0900000000000003",
@@ -49,6 +55,7 @@ def test_names_of_the_spaces() -> None:
         (keys.due_key(1, DueKind.DELAY, 0, b"k"), "0000000000000001 02 00000000 6b"),
         (keys.due_key(1, DueKind.TTL, 0, b"k"), "0000000000000001 03 00000000 6b"),
         (keys.due_key(1, DueKind.DEDUP, 0, b"k"), "0000000000000001 04 00000000 6b"),
+        (keys.due_key(1, DueKind.ATTEMPT, 258, b"ab"), "0000000000000001 05 00000102 6162"),
         (keys.shared_key(258, keys.message_key(3)), "00000102 0900000000000003"),
         (keys.chunk_key(258, keys.message_key(3), 4), "00000102 0900000000000003 0004"),
         (keys.chunk_key(0xFFFFFFFF, keys.message_key(3), 0xFFFF), "ffffffff 0900000000000003 ffff"),
@@ -138,6 +145,54 @@ group_names = st.text(min_size=1, max_size=3)
 def test_no_group_s_keys_lie_among_another_s(queue_id: int, group: str, other_id: int, other: str) -> None:
     is_same = (queue_id, group) == (other_id, other)
     assert keys.group_prefix(other_id, other).startswith(keys.group_prefix(queue_id, group)) == is_same
+
+
+@patient
+@given(group_names, group_names)
+def test_what_is_beside_a_head_lies_apart_from_what_is_behind_it(group: str, other: str) -> None:
+    beside = keys.beside_prefix(keys.group_prefix(1, group))
+    assert not beside.startswith(keys.group_prefix(1, other))
+    assert not keys.group_prefix(1, other).startswith(beside)
+    assert keys.beside_prefix(keys.group_prefix(1, other)).startswith(beside) == (group == other)
+
+
+@patient
+@given(queue_ids, group_names, sequences)
+def test_a_group_s_prefix_is_found_in_its_entries(queue_id: int, group: str, sequence: int) -> None:
+    prefix = keys.group_prefix(queue_id, group)
+    message = keys.message_key(sequence)
+    assert keys.group_prefix_of(prefix + message) == prefix
+    assert keys.group_prefix_of(keys.beside_prefix(prefix) + message) == prefix
+
+
+@patient
+@given(group_names, group_names, group_names, group_names)
+def test_the_ids_of_a_group_are_no_other_s(group: str, dedup_id: str, other: str, another: str) -> None:
+    key = keys.dedup_key(1, dedup_id, group)
+    assert (key == keys.dedup_key(1, another, other)) == ((group, dedup_id) == (other, another))
+    assert key != keys.dedup_key(1, another)
+
+
+created = st.integers(0, (1 << 34) - 1)
+
+
+def uuid(queue_id: int, created_ms: int, number: int) -> bytes:
+    return keys.message_uuid(keys.uuid_prefix(queue_id, created_ms), number)
+
+
+@patient
+@given(queue_ids, created, sequences, queue_ids, created, sequences)
+def test_a_uuid_tells_messages_apart_and_is_one(
+    queue_id: int, created_ms: int, number: int, other_id: int, other_ms: int, other_number: int
+) -> None:
+    one, other = (queue_id, created_ms, number), (other_id, other_ms, other_number)
+    assert (uuid(*one) == uuid(*other)) == (one == other)
+    found = UUID(bytes=uuid(*one))
+    assert (found.version, found.variant) == (8, RFC_4122)
+
+
+def test_a_golden_uuid() -> None:
+    assert UUID(bytes=uuid(1, 1_700_000_000_000, 2)).hex == "00000001f3f985a08000000000000002"
 
 
 @patient

@@ -321,6 +321,7 @@ async def test_options_of_a_raw_body_and_its_metadata_in_headers(api: Api) -> No
         "Tq-Expires-At": SOON,
         "Tq-Priority": "7",
         "Tq-Group": "%C3%A9",
+        "Tq-Dedup-Id": "x",
     }
     assert_empty(await api("DELETE", f"/queues/a/messages/{receipt}"))
     for bad, place in (("priority=10", "$.priority"), ("delay=nan", "$.delay"), ("group=", "$.group")):

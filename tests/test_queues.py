@@ -144,7 +144,8 @@ async def test_a_message_that_nobody_acknowledges(api: Api, clock: list[int]) ->
     await create(api, "dead")
     settings = {"dead_letter": {"queue": "dead", "max_receives": 2}}
     await create(api, "a", **settings)
-    assert shown(await api("GET", "/queues/a"))["dead_letter"] == {**settings["dead_letter"], "on_expiry": False}
+    shape = {**settings["dead_letter"], "on_expiry": False, "on_receive": False}
+    assert shown(await api("GET", "/queues/a"))["dead_letter"] == shape
     await put(api, "a", "poison", priority=4, headers={"k": "v"})
     await lease(api)
     clock[0] += 30_000

@@ -106,7 +106,7 @@ class Stock:
         self._session = requests.Session()
         self._calls = 0
         self._is_spoilt = True  # the queues may be gone, or have other settings
-        self._receipt, self._ready = STALE, "1"
+        self._receipt, self._ready, self._move = STALE, "1", STALE
         self.seen: dict[str, set[int]] = defaultdict(set)
 
     def call(self, case: schemathesis.Case) -> None:
@@ -131,6 +131,7 @@ class Stock:
             self._fill(chance)
         if not is_wrong(case, ParameterLocation.PATH):
             found = {"queue": [QUEUE, QUEUE, QUEUE, OTHER], "id": [self._receipt, self._receipt, self._ready, STALE]}
+            found["move"] = [self._move]
             for name in case.path_parameters:
                 case.path_parameters[name] = chance.choice(found[name])
         if not is_wrong(case, ParameterLocation.BODY):
@@ -147,6 +148,10 @@ class Stock:
         self._ready = str(self._ask("POST", at, json=[{"content": 1, **each} for each in options]).json()["ids"][-1])
         leased = self._ask("GET", f"{at}?visibility_timeout=60&max=1").json()["messages"]
         self._receipt = leased[0]["receipt"]
+        moves = f"/queues/{QUEUE}/moves"
+        running = [each for each in self._ask("GET", moves).json()["moves"] if each["status"] == "running"]
+        move = running[0] if running else self._ask("POST", moves, json={"to": OTHER, "per_second": 1}).json()
+        self._move = move["id"]
         if chance.random() < 0.3:
             self._ask("POST", f"{at}?priority=9", data=b"\xff", headers={"Content-Type": "image/png"})
 

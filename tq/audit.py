@@ -26,6 +26,7 @@ class _Audit:
     def __init__(self, tx: Tx) -> None:
         self._tx = tx
         self._garbage = {keys.queue_id_of(key) for key, _ in tx.space(keys.GARBAGE).scan()}
+        self._names = {key.decode() for key, _ in tx.space(keys.QUEUES).scan()}
         self._owners: dict[int, str] = {}
         self._chunks: set[bytes] = set()
         self._groups: dict[bytes, bytes] = {}
@@ -46,8 +47,11 @@ class _Audit:
                 yield f"queue {name}: its id {record.id} is not its own"
             self._owners[record.id] = name
             yield from self._queue(name, record)
-        yield from self._names()
+        yield from self._ids()
         yield from self._dedup()
+        yield from self._attempts()
+        yield from self._notes()
+        yield from self._moves()
         yield from self._orphans()
 
     def _queue(self, name: str, record: QueueRecord) -> Iterator[str]:
@@ -76,6 +80,7 @@ class _Audit:
             numbers.add(number)
             if message is not None:
                 yield from self._message(name, record.id, state, key, message)
+        yield from self._groups_of(name, record, messages)
 
     def _messages(self, queue_id: int, state: str) -> Iterator[tuple[bytes, bytes]]:
         if state == "ready":
@@ -112,16 +117,43 @@ class _Audit:
         if message.expires_at_ms:
             due = keys.due_key(message.expires_at_ms, DueKind.TTL, queue_id, key)
             (self._due_perhaps if state == "in_flight" else self._due).add(due)
-        if message.group:
-            prefix = keys.group_prefix(queue_id, message.group)
-            entry, value = (prefix + key, b"") if state == "blocked" else (prefix, key)
-            if entry in self._groups:
-                yield f"{where} is not the only one of its group that is not blocked"
-            self._groups[entry] = value
-        elif state == "blocked":
+        if state == "blocked" and not message.group:
             yield f"{where} is blocked and has no group"
 
-    def _names(self) -> Iterator[str]:
+    def _groups_of(
+        self, name: str, record: QueueRecord, messages: dict[bytes, tuple[str, MessageRecord | None]]
+    ) -> Iterator[str]:
+        members: dict[bytes, dict[bytes, str]] = {}
+        for key, (state, message) in sorted(messages.items()):
+            if message is not None and message.group:
+                prefix = keys.group_prefix(record.id, message.group)
+                members.setdefault(prefix, {})[key] = state
+        for prefix, states in members.items():
+            leaders = self._leaders(prefix, states) if record.settings.fifo else states
+            for key, state in states.items():
+                where = f"queue {name}: message {keys.sequence_of(key)}"
+                if state == "blocked":
+                    self._groups[prefix + key] = b""
+                elif record.settings.fifo and key not in leaders:
+                    yield f"{where} is {state} ahead of its turn"
+                elif self._groups.setdefault(prefix, key) == key:
+                    continue
+                elif record.settings.fifo:
+                    self._groups[keys.beside_prefix(prefix) + key] = b""
+                else:
+                    yield f"{where} is not the only one of its group that is not blocked"
+            if prefix not in self._groups:
+                yield f"queue {name}: nothing leads the group of message {keys.sequence_of(min(states))}"
+
+    def _leaders(self, prefix: bytes, states: dict[bytes, str]) -> list[bytes]:
+        """Those of a FIFO queue's group that need not be blocked: what is in flight, the head first; else its first."""
+        head = self._tx.space(keys.GROUPS).get(prefix)
+        in_flight = [key for key, state in states.items() if state == "in_flight"]
+        if head in in_flight:
+            self._groups[prefix] = head
+        return in_flight or [min(states)]
+
+    def _ids(self) -> Iterator[str]:
         names = {keys.queue_id_of(key): value.decode() for key, value in self._tx.space(keys.NAMES).scan()}
         if names != self._owners:
             yield f"names: {names} are not the queues {self._owners}"
@@ -134,6 +166,37 @@ class _Audit:
                 self._due.add(keys.due_key(forget_at_ms, DueKind.DEDUP, queue_id, message))
             elif queue_id not in self._garbage:
                 yield f"dedup: {key.hex()} belongs to no queue"
+
+    def _attempts(self) -> Iterator[str]:
+        for key, value in self._tx.space(keys.ATTEMPTS).scan():
+            queue_id = keys.queue_id_of(key)
+            until_ms, leases = codec.unpack_attempt(value)
+            if queue_id in self._owners:
+                self._due.add(keys.due_key(until_ms, DueKind.ATTEMPT, queue_id, key[4:]))
+                if not leases:
+                    yield f"attempts: {key.hex()} is of no message"
+
+    def _notes(self) -> Iterator[str]:
+        for key, value in self._tx.space(keys.NOTES).scan():
+            try:
+                codec.unpack_notes(value)
+            except CorruptRecord as error:
+                yield f"notes of {key.decode()}: {error}"
+            if key.decode() not in self._names:
+                yield f"notes: {key.decode()} is no queue"
+
+    def _moves(self) -> Iterator[str]:
+        for key, value in self._tx.space(keys.MOVES).scan():
+            name = key[:-9].decode()
+            try:
+                task = codec.unpack_move(value)
+            except CorruptRecord as error:
+                yield f"a move out of {name}: {error}"
+            else:
+                if task.queue != name or key[-9:-8] != b"\0":
+                    yield f"moves: {key.hex()} is not where the tasks of {task.queue} are"
+            if name not in self._names:
+                yield f"moves: {name} is no queue"
 
     def _orphans(self) -> Iterator[str]:
         """Records that belong to nothing, and entries that are missing."""

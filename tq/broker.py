@@ -27,7 +27,7 @@ from msgspec.structs import replace
 
 from tq import __version__, lifecycle, model
 from tq.clock import TimerClock
-from tq.errors import InternalError, Overloaded, StorageFailed, TqError
+from tq.errors import InternalError, NotFound, Overloaded, StorageFailed, TqError
 from tq.settings import Settings
 from tq.store import Store
 from tq.waiters import Waiter, Waiters
@@ -49,9 +49,12 @@ class Ticket(Entry):
     """One request on its way. `cancel` it when nobody wants the answer any more."""
 
     # Most tickets keep these, so they are not set on each.
-    waiter: Waiter | None = None
+    number = -1  # says when a receive came that may wait
+    waiter: Waiter | None = None  # once it does
     timer: asyncio.TimerHandle | None = None
     deadline = 0.0
+    is_watching = False
+    has_waited = False
     is_cancelled = False
     is_over = False
     is_submitted = False
@@ -92,6 +95,8 @@ class Broker:
             self._set_clock()
         self._clock_timer = self._loop.call_later(CLOCK_CHECK_S, self._check_clock)
         self._sweep()
+        for task in store.read(lambda tx: lifecycle.answer(tx, model.ListMoves(), 0)):
+            self._move_on(task)
 
     def submit(self, request: model.Command | model.Query, done: Done) -> Ticket | None:
         """Run a command or query and call `done` on the loop with its result or its TqError.
@@ -105,8 +110,9 @@ class Broker:
         if type(request) is model.Receive:
             ticket = Ticket(self, request, done)
             if request.wait_ms:
-                ticket.deadline = self._loop.time() + request.wait_ms / 1000
-                ticket.waiter = Waiter(next(self._numbers), request.queues, partial(self._try_again, ticket))
+                if request.wait_ms > 0:
+                    ticket.deadline = self._loop.time() + request.wait_ms / 1000
+                ticket.number = next(self._numbers)
             return self._try(ticket)
         if isinstance(request, model.Query):
             done(self._look(request))
@@ -179,6 +185,8 @@ class Broker:
         elif type(command) is model.PurgeQueue or type(command) is model.DeleteQueue:
             self._sweep()
             self._wake(command.name)
+        elif type(command) is model.StartMove:
+            self._move_on(result)
         self._finish(ticket, result)
 
     def _settle_failed(self, ticket: Ticket, error: Exception) -> None:
@@ -198,9 +206,11 @@ class Broker:
             if received.quarantined or received.is_cut_short:
                 self._try_again(ticket)  # it met nothing but what is damaged or expired: behind that there may be more
                 return False
-            if self._wait(ticket):
+            if not ticket.deadline:
+                ticket.deadline = self._loop.time() + received.wait_ms / 1000
+            if self._wait(ticket, received.ready_at_ms):
                 return False
-        self._pass_on(ticket, received.queue)
+        self._pass_on(ticket, "" if ticket.is_watching else received.queue)
         return True
 
     def _finish(self, ticket: Ticket, result: Any) -> None:
@@ -251,20 +261,36 @@ class Broker:
 
     # --- those who wait -------------------------------------------------------------
 
-    def _wait(self, ticket: Ticket) -> bool:
-        """Keep a receive that found nothing until there is something; False when its time is over."""
+    def _wait(self, ticket: Ticket, ready_at_ms: int | None = None) -> bool:
+        """Keep a receive that found nothing until there is something; False when its time is over.
+
+        `ready_at_ms` is when there will be something that no commit tells of. One of those who wait watches for it, and
+        wakes the next when it is done.
+        """
         left_s = ticket.deadline - self._loop.time()
-        if ticket.waiter is None or left_s <= 0 or self._is_closing:
+        if ticket.number < 0 or left_s <= 0 or self._is_closing:
             return False
+        if ticket.waiter is None:
+            assert isinstance(ticket.command, model.Receive)
+            ticket.waiter = Waiter(ticket.number, ticket.command.queues, partial(self._try_again, ticket))
+        ticket.is_watching = ready_at_ms is not None
+        if ready_at_ms is not None:
+            left_s = min(left_s, max(0, ready_at_ms - self._clock.now_ms()) / 1000)
         self._waiters.add(ticket.waiter)
-        ticket.timer = self._loop.call_later(left_s, self._give_up, ticket)
+        ticket.has_waited = True
+        ticket.timer = self._loop.call_later(left_s, self._stop_waiting, ticket)
         return True
 
-    def _give_up(self, ticket: Ticket) -> None:
+    def _stop_waiting(self, ticket: Ticket) -> None:
         ticket.timer = None
         if ticket.waiter:
             self._waiters.remove(ticket.waiter)
-        self._finish(ticket, model.Received())
+        if self._loop.time() < ticket.deadline:
+            self._try_again(ticket)
+        else:
+            self._finish(ticket, model.Received())
+            if ticket.is_watching:
+                self._pass_on(ticket)
 
     def _wake(self, queue: str, most: int | None = None) -> None:
         for waiter in self._waiters.take(queue, most):
@@ -277,8 +303,10 @@ class Broker:
             ticket.timer = None
         if ticket.waiter:
             self._waiters.remove(ticket.waiter)
-        if ticket.is_submitted and isinstance(ticket.command, model.Receive):
+        is_on_its_way = ticket.is_submitted and isinstance(ticket.command, model.Receive)
+        if is_on_its_way:
             ticket.is_dropped = True
+        if is_on_its_way or ticket.is_watching:
             self._pass_on(ticket)
 
     def _pass_on(self, ticket: Ticket, queue: str = "") -> None:
@@ -315,6 +343,24 @@ class Broker:
             self._try(Ticket(self, following, slice_done))
 
         return self._try(Ticket(self, replace(command, limit=min(command.limit, REDRIVE_MESSAGES)), slice_done))
+
+    def _move_on(self, task: model.MoveTask) -> None:
+        """Carry out the next part of a task, so many messages that they take a tenth of a second by its rate."""
+        if self._is_closing or task.status != "running":
+            return
+        per_second = task.per_second
+        limit = REDRIVE_MESSAGES if per_second is None else max(1, min(REDRIVE_MESSAGES, per_second // 10))
+
+        def moved(result: Any) -> None:
+            if isinstance(result, Overloaded | InternalError):
+                self._loop.call_later(RETRY_S, self._move_on, task)
+            elif isinstance(result, model.MoveTask):
+                pause_s = (result.moved - task.moved) / per_second if per_second else 0
+                self._loop.call_later(pause_s, self._move_on, result)
+            elif not isinstance(result, NotFound):
+                log.error("moving messages out of queue %s stopped: %s", task.queue, result)
+
+        self.submit(model.MoveSome(task.queue, task.id, limit), moved)
 
     def _sweep(self) -> None:
         """Reclaim garbage, one slice a commit, until there is none."""

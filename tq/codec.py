@@ -4,16 +4,23 @@
     | version (1) | msgpack array       | CRC-32 of all before it (4, BE)   |
     +-------------+---------------------+-----------------------------------+
 
-    message record, version 1:
-        [sent_at_ms, receive_count, attempt, due_at_ms, expires_at_ms, media_type, body, more]
+    message record, version 2:
+        [sent_at_ms, receive_count, attempt, due_at_ms, expires_at_ms, media_type, body, first_received_at_ms, more]
         attempt         how often it was leased, counted up by each lease and never back
         due_at_ms       when the lease or the delay is over; 0 in other states
         expires_at_ms   when its time to live is over; 0 when it has none
-        body            the bytes themselves, or [size, CRC-32, bytes of headers before it] when they lie in `chunks`
-        more            nil, or a map of what few messages have: "group", "headers", "dead_letter"
+        media_type      nil for JSON text, "" for text that stands for a JSON string
+        body            the bytes themselves, or [size, CRC-32, bytes of headers before it] when they lie in `chunks`;
+                        "headers" as a map, or [headers, attributes, notes]
+        first_received_at_ms    when it was leased first; 0 before
+        more            nil, or a map of what few messages have: "group", "headers", "dead_letter", "dedup_id",
+                        "attributes" (name to [type, value]), "notes", "uuid"
+    message record, version 1: the same without `first_received_at_ms`
     queue record, version 1: [id, next_sequence, created_at_ms, settings, bytes, in_flight, delayed, blocked, counters]
         settings        a map of those that differ from their defaults
         counters        a map of those that are not 0
+    notes, version 1: a map of texts
+    move task, version 1: a map of the fields of `model.MoveTask`
 
 LMDB keeps no checksums of its own, so every record carries one and a chunked body another. To change a record: add the
 new layout under the next version number, keep reading the old one, and add its golden bytes to the tests.
@@ -27,15 +34,17 @@ from zlib import crc32
 import msgpack
 import msgspec
 
-from tq.model import Clock, DeadLetterOrigin, QueueSettings
+from tq.model import Attribute, Clock, DeadLetterOrigin, MoveTask, QueueSettings
 
 VERSION = 1
-_VERSION_BYTE = bytes([VERSION])
+MESSAGE_VERSION = 2
 CHUNK_BYTES = 4_080  # with its 16-byte header, one 4 KiB page of LMDB exactly
 SURELY_INLINE_BYTES = 512  # the rest of a record without headers has less than 1,400 bytes
 MAX_INLINE_BYTES = 1_984  # a larger value would not fit twice in a page and get pages of its own
 
 
+_VERSION_BYTE = bytes([VERSION])
+_MESSAGE_VERSION_BYTE = bytes([MESSAGE_VERSION])
 _DEFAULT_SETTINGS = QueueSettings()
 _pack = msgpack.Packer().pack  # `packb` makes one for each call
 
@@ -67,6 +76,16 @@ class MessageRecord(msgspec.Struct, frozen=True):
     group: str | None = None
     headers: dict[str, str] | None = None
     dead_letter: DeadLetterOrigin | None = None
+    first_received_at_ms: int = 0
+    dedup_id: str | None = None
+    attributes: dict[str, Attribute] | None = None
+    notes: dict[str, str] | None = None
+    uuid: bytes | None = None
+
+    @property
+    def has_head(self) -> bool:
+        """Whether there is anything that goes before a body in `chunks`."""
+        return bool(self.headers or self.attributes or self.notes)
 
 
 class QueueRecord(msgspec.Struct):
@@ -85,7 +104,6 @@ class QueueRecord(msgspec.Struct):
 
 def pack_message(record: MessageRecord) -> bytes:
     body = record.body
-    more = _more(record) if record.group or record.headers or record.dead_letter else None
     return _seal(
         [
             record.sent_at_ms,
@@ -95,14 +113,16 @@ def pack_message(record: MessageRecord) -> bytes:
             record.expires_at_ms,
             record.media_type,
             body if isinstance(body, bytes) else [body.size, body.checksum, body.headers_size],
-            more,
-        ]
+            record.first_received_at_ms,
+            _more(record) or None,
+        ],
+        _MESSAGE_VERSION_BYTE,
     )
 
 
-def pack_new(sent_at_ms: int, body: bytes, media_type: str | None) -> bytes:
+def pack_new(sent_at_ms: int, body: bytes, media_type: str | None, expires_at_ms: int = 0) -> bytes:
     """`pack_message` of a record that has only these."""
-    return _seal([sent_at_ms, 0, 0, 0, 0, media_type, body, None])
+    return _seal([sent_at_ms, 0, 0, 0, expires_at_ms, media_type, body, 0, None], _MESSAGE_VERSION_BYTE)
 
 
 def _more(record: MessageRecord) -> dict[str, Any]:
@@ -113,39 +133,87 @@ def _more(record: MessageRecord) -> dict[str, Any]:
         more["headers"] = record.headers
     if record.dead_letter:
         more["dead_letter"] = list(msgspec.structs.astuple(record.dead_letter))
+    if record.dedup_id:
+        more["dedup_id"] = record.dedup_id
+    if record.attributes:
+        more["attributes"] = _plain_attributes(record.attributes)
+    if record.notes:
+        more["notes"] = record.notes
+    if record.uuid:
+        more["uuid"] = record.uuid
     return more
+
+
+def _plain_attributes(attributes: dict[str, Attribute]) -> dict[str, list[Any]]:
+    return {name: [attribute.type, attribute.value] for name, attribute in attributes.items()}
+
+
+def _attributes(plain: dict[str, list[Any]] | None) -> dict[str, Attribute] | None:
+    return {name: Attribute(*pair) for name, pair in plain.items()} if plain else None
 
 
 def unpack_message(value: bytes) -> MessageRecord:
     """Raises CorruptRecord."""
     try:
-        sent_at_ms, receive_count, attempt, due_at_ms, expires_at_ms, media_type, body, more = _unseal(value)
+        fields = _unseal(value, MESSAGE_VERSION)
+        if value[0] == VERSION:
+            fields.insert(7, 0)
+        sent_at_ms, receive_count, attempt, due_at_ms, expires_at_ms, media_type, body, first_ms, more = fields
         if not isinstance(body, bytes):
             body = ChunkedBody(*body)
         if not more:
-            return MessageRecord(sent_at_ms, body, media_type, receive_count, attempt, due_at_ms, expires_at_ms)
-        group, headers = more.get("group"), more.get("headers")
-        origin = DeadLetterOrigin(*more["dead_letter"]) if "dead_letter" in more else None
+            return MessageRecord(
+                sent_at_ms,
+                body,
+                media_type,
+                receive_count,
+                attempt,
+                due_at_ms,
+                expires_at_ms,
+                first_received_at_ms=first_ms,
+            )
+        origin = more.get("dead_letter")
+        return MessageRecord(
+            sent_at_ms,
+            body,
+            media_type,
+            receive_count,
+            attempt,
+            due_at_ms,
+            expires_at_ms,
+            more.get("group"),
+            more.get("headers"),
+            DeadLetterOrigin(*origin) if origin else None,
+            first_ms,
+            more.get("dedup_id"),
+            _attributes(more.get("attributes")),
+            more.get("notes"),
+            more.get("uuid"),
+        )
     except (TypeError, ValueError, AttributeError) as error:
         raise CorruptRecord(f"not a message record: {error}") from error
-    return MessageRecord(
-        sent_at_ms, body, media_type, receive_count, attempt, due_at_ms, expires_at_ms, group, headers, origin
-    )
 
 
 def split_body(record: MessageRecord) -> tuple[MessageRecord, list[bytes]]:
     """Cut headers and body into chunks when the record would be too large with them."""
     assert isinstance(record.body, bytes)
     size = len(record.body)
-    if size <= SURELY_INLINE_BYTES and not record.headers:
+    if size <= SURELY_INLINE_BYTES and not record.has_head:
         return record, []
     if size <= MAX_INLINE_BYTES and len(pack_message(record)) <= MAX_INLINE_BYTES:
         return record, []
-    head: bytes = _pack(record.headers) if record.headers else b""
+    head = _pack_head(record) if record.has_head else b""
     whole = head + record.body
     body = ChunkedBody(len(whole), crc32(whole), len(head))
     pieces = [whole[at : at + CHUNK_BYTES] for at in range(0, len(whole), CHUNK_BYTES)]
-    return msgspec.structs.replace(record, body=body, headers=None), pieces
+    return msgspec.structs.replace(record, body=body, headers=None, attributes=None, notes=None), pieces
+
+
+def _pack_head(record: MessageRecord) -> bytes:
+    is_plain = not record.attributes and not record.notes
+    attributes = _plain_attributes(record.attributes or {})
+    packed: bytes = _pack(record.headers if is_plain else [record.headers, attributes, record.notes])
+    return packed
 
 
 def join_body(record: MessageRecord, pieces: list[bytes]) -> MessageRecord:
@@ -155,8 +223,12 @@ def join_body(record: MessageRecord, pieces: list[bytes]) -> MessageRecord:
     whole = b"".join(pieces)
     if len(whole) != body.size or crc32(whole) != body.checksum:
         raise CorruptRecord("the chunks are not the body that was sent")
-    headers = msgpack.unpackb(whole[: body.headers_size]) if body.headers_size else None
-    return msgspec.structs.replace(record, body=whole[body.headers_size :], headers=headers)
+    head = msgpack.unpackb(whole[: body.headers_size]) if body.headers_size else None
+    headers, attributes, notes = head if isinstance(head, list) else (head, None, None)
+    content = whole[body.headers_size :]
+    return msgspec.structs.replace(
+        record, body=content, headers=headers, attributes=_attributes(attributes), notes=notes
+    )
 
 
 def content_bytes(record: MessageRecord) -> int:
@@ -195,29 +267,67 @@ def pack_queue(record: QueueRecord) -> bytes:
             record.delayed,
             record.blocked,
             record.counters,
-        ]
+        ],
+        _VERSION_BYTE,
     )
 
 
 def unpack_queue(value: bytes) -> QueueRecord:
     """Raises CorruptRecord."""
     try:
-        queue_id, next_sequence, created_at_ms, settings, size, in_flight, delayed, blocked, counters = _unseal(value)
+        fields = _unseal(value, VERSION)
+        queue_id, next_sequence, created_at_ms, settings, size, in_flight, delayed, blocked, counters = fields
         known = msgspec.convert(settings, QueueSettings) if settings != {} else _DEFAULT_SETTINGS
     except (TypeError, ValueError) as error:
         raise CorruptRecord(f"not a queue record: {error}") from error
     return QueueRecord(queue_id, next_sequence, created_at_ms, known, size, in_flight, delayed, blocked, counters)
 
 
-def _seal(fields: list[Any]) -> bytes:
-    value: bytes = _VERSION_BYTE + _pack(fields)
+def pack_notes(notes: dict[str, str]) -> bytes:
+    return _seal(notes, _VERSION_BYTE)
+
+
+def unpack_notes(value: bytes) -> dict[str, str]:
+    """Raises CorruptRecord."""
+    try:
+        return msgspec.convert(_unseal(value, VERSION), dict[str, str])
+    except ValueError as error:
+        raise CorruptRecord(f"not a record of notes: {error}") from error
+
+
+def pack_move(task: MoveTask) -> bytes:
+    return _seal(msgspec.structs.asdict(task), _VERSION_BYTE)
+
+
+def unpack_move(value: bytes) -> MoveTask:
+    """Raises CorruptRecord."""
+    try:
+        return MoveTask(**_unseal(value, VERSION))
+    except TypeError as error:
+        raise CorruptRecord(f"not a move task: {error}") from error
+
+
+RECEIPT_BYTES = 12  # of a message's key and attempt
+
+
+def pack_attempt(until_ms: int, leases: list[tuple[bytes, int]]) -> bytes:
+    return until_ms.to_bytes(8) + b"".join([key + attempt.to_bytes(4) for key, attempt in leases])
+
+
+def unpack_attempt(value: bytes) -> tuple[int, list[tuple[bytes, int]]]:
+    """Until when a receive can be asked for again (ms), and the keys and attempts of what it leased."""
+    pieces = [value[at : at + RECEIPT_BYTES] for at in range(8, len(value), RECEIPT_BYTES)]
+    return int.from_bytes(value[:8]), [(piece[:8], int.from_bytes(piece[8:])) for piece in pieces]
+
+
+def _seal(fields: Any, version: bytes) -> bytes:
+    value: bytes = version + _pack(fields)
     return value + crc32(value).to_bytes(4)
 
 
-def _unseal(value: bytes) -> list[Any]:
-    if not value or value[0] != VERSION:
+def _unseal(value: bytes, latest: int) -> Any:
+    if not value or not VERSION <= value[0] <= latest:
         raise CorruptRecord(f"record version {value[:1].hex() or 'missing'} is unknown")
     if crc32(value[:-4]) != int.from_bytes(value[-4:]):
         raise CorruptRecord("the checksum does not match")
-    fields: list[Any] = msgpack.unpackb(value[1:-4])
-    return fields
+    return msgpack.unpackb(value[1:-4])

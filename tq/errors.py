@@ -2,21 +2,28 @@
 
     TqError                          code                     status
     ├── InvalidRequest               invalid_request             400
+    │   ├── GroupMissing             group_missing               400
+    │   ├── DedupIdMissing           dedup_id_missing            400
+    │   └── NotInFifo                not_in_fifo                 400
     ├── InvalidQueueName             invalid_queue_name          400
     ├── HostMissing                  invalid_host                400
     ├── NotFound                     not_found                   404
     │   ├── QueueNotFound            queue_not_found             404
-    │   └── MessageNotFound          message_not_found           404
+    │   ├── MessageNotFound          message_not_found           404
+    │   │   └── NotAReceipt          not_a_receipt               404
+    │   └── MoveNotFound             move_not_found              404
     ├── MethodNotAllowed             method_not_allowed          405
     ├── RequestTimeout               request_timeout             408
     ├── QueueExists                  queue_exists                409
     ├── QueueNotEmpty                queue_not_empty             409
     ├── InFlight                     in_flight                   409
     ├── StaleReceipt                 stale_receipt               409
+    ├── MoveRunning                  move_running                409
     ├── MessageTooLarge              message_too_large           413
     ├── UnsupportedMediaType         unsupported_media_type      415
     ├── TooManyQueues                too_many_queues             429
     ├── QueueFull                    queue_full                  429
+    ├── TooManyInFlight              too_many_in_flight          429
     ├── HeadersTooLarge              headers_too_large           431
     ├── InternalError                internal_error              500
     ├── QueueDamaged                 queue_damaged               500
@@ -59,6 +66,19 @@ class InvalidRequest(TqError):
     code, status, title = "invalid_request", 400, "The request is not valid."
 
 
+class GroupMissing(InvalidRequest):
+    code, title = "group_missing", "A message of a FIFO queue has a group."
+
+
+class DedupIdMissing(InvalidRequest):
+    code = "dedup_id_missing"
+    title = "A message of a FIFO queue has a deduplication id, or the queue takes it from the content."
+
+
+class NotInFifo(InvalidRequest):
+    code, title = "not_in_fifo", "A message of a FIFO queue has no delay and no priority of its own."
+
+
 class InvalidQueueName(TqError):
     code, status = "invalid_queue_name", 400
     title = "A queue name is 1 to 80 of A-Z, a-z, 0-9, '.', '_' and '-', and begins with a letter or a digit."
@@ -78,6 +98,14 @@ class QueueNotFound(NotFound):
 
 class MessageNotFound(NotFound):
     code, title = "message_not_found", "There is no message with this id in the queue."
+
+
+class NotAReceipt(MessageNotFound):
+    code, title = "not_a_receipt", "This is not a receipt of this queue."
+
+
+class MoveNotFound(NotFound):
+    code, title = "move_not_found", "There is no running move of this id out of the queue."
 
 
 class MethodNotAllowed(TqError):
@@ -107,8 +135,15 @@ class StaleReceipt(TqError):
     title = "The receipt is not valid any more; the message may be with another consumer."
 
 
+class MoveRunning(TqError):
+    code, status, title = "move_running", 409, "Messages are being moved out of the queue already."
+
+
 class MessageTooLarge(TqError):
+    """`limit` is how many bytes the queue takes, where a queue has refused it."""
+
     code, status, title = "message_too_large", 413, "The message or the request body is too large."
+    limit = 0
 
 
 class UnsupportedMediaType(TqError):
@@ -121,6 +156,11 @@ class TooManyQueues(TqError):
 
 class QueueFull(TqError):
     code, status, title = "queue_full", 429, "The queue holds as much as its owner allows."
+    retry_after_s = 1
+
+
+class TooManyInFlight(TqError):
+    code, status, title = "too_many_in_flight", 429, "As many messages are leased as the queue's owner allows."
     retry_after_s = 1
 
 

@@ -4,16 +4,21 @@
     meta            b"next_queue_id", b"probed_at", b"clock"                integers, 8 bytes each
     queues          queue name, ASCII                                       queue record (codec)
     names           queue id (4)                                            queue name
+    notes           queue name                                              texts that a protocol keeps (codec)
     queue/<id>      message key                                             message record (codec): ready messages
     in_flight       queue id (4) + message key (8)                          message record: leased messages
     delayed         queue id (4) + message key (8)                          message record: not yet to be received
     blocked         queue id (4) + message key (8)                          message record: behind another of its group
     groups          queue id (4) + length (1) + group                       message key (8) of its head
                     … + message key (8)                                     empty: blocked behind the head
+                    queue id (4) + 255 (1) + length (1) + group + key (8)   empty: in flight beside the head (FIFO)
+    attempts        queue id (4) + receive attempt id                       until when, ms (8), and keys and attempts
     due             time ms (8) + kind (1) + queue id (4) + message key (8) empty, or the deduplication id
     dedup           queue id (4) + deduplication id                         message key (8) + until when, ms (8)
+                    queue id (4) + 255 (1) + length (1) + group + id        the same, of an id that is its group's
     chunks          queue id (4) + message key (8) + number (2)             up to 4,080 bytes of a large body
     quarantine      queue id (4) + message key (8)                          a message record that could not be read
+    moves           queue name + 0 (1) + number (8)                         a task that moves messages (codec)
     garbage         queue id (4)                                            empty: its records wait to be swept
 
     message key     +------------+---------------------------+
@@ -35,17 +40,20 @@ from enum import IntEnum
 META = "meta"
 QUEUES = "queues"
 NAMES = "names"
+NOTES = "notes"
 IN_FLIGHT = "in_flight"
 DELAYED = "delayed"
 BLOCKED = "blocked"
 GROUPS = "groups"
+ATTEMPTS = "attempts"
 DUE = "due"
 DEDUP = "dedup"
 CHUNKS = "chunks"
 QUARANTINE = "quarantine"
+MOVES = "moves"
 GARBAGE = "garbage"
 
-BY_QUEUE = (IN_FLIGHT, DELAYED, BLOCKED, GROUPS, DEDUP, CHUNKS, QUARANTINE)
+BY_QUEUE = (IN_FLIGHT, DELAYED, BLOCKED, GROUPS, DEDUP, ATTEMPTS, CHUNKS, QUARANTINE)
 """The sub-databases that queues share, and whose keys begin with the queue's id."""
 
 NEXT_QUEUE_ID = b"next_queue_id"
@@ -62,6 +70,7 @@ class DueKind(IntEnum):
     DELAY = 2
     TTL = 3
     DEDUP = 4
+    ATTEMPT = 5
 
 
 def ready_space(queue_id: int) -> str:
@@ -112,8 +121,48 @@ def group_prefix(queue_id: int, group: str) -> bytes:
     return queue_id.to_bytes(4) + len(encoded).to_bytes(1) + encoded
 
 
-def dedup_key(queue_id: int, dedup_id: str) -> bytes:
-    return queue_id.to_bytes(4) + dedup_id.encode()
+_MARK = b"\xff"  # begins what is no text in UTF-8, and no length of a group
+
+
+def beside_prefix(prefix: bytes) -> bytes:
+    """From a group's prefix to that of its messages which are in flight beside the head."""
+    return prefix[:4] + _MARK + prefix[4:]
+
+
+def group_prefix_of(entry: bytes) -> bytes:
+    """The group's prefix in the key of one of its messages in `groups`."""
+    return entry[:4] + entry[5:-8] if entry[4:5] == _MARK else entry[:-8]
+
+
+def dedup_key(queue_id: int, dedup_id: str, group: str | None = None) -> bytes:
+    """With a group for an id that is known in its group only."""
+    if group is None:
+        return queue_id.to_bytes(4) + dedup_id.encode()
+    return beside_prefix(group_prefix(queue_id, group)) + dedup_id.encode()
+
+
+def attempt_key(queue_id: int, attempt_id: str) -> bytes:
+    return queue_id.to_bytes(4) + attempt_id.encode()
+
+
+def moves_prefix(queue: str) -> bytes:
+    """What the keys of a queue's tasks begin with."""
+    return queue.encode() + b"\0"
+
+
+def uuid_prefix(queue_id: int, created_at_ms: int) -> bytes:
+    """What the uuids of all messages begin with that come into being in a queue, 9 bytes.
+
+    A uuid is a message's identity over all queues of all servers: of version 8 (RFC 9562, 5.8), with the id of the
+    queue (32 bits), the end of the time when that was created (34), and the message's sequence number (56).
+    """
+    created = created_at_ms & (1 << 34) - 1
+    parts = (queue_id, 4), (created >> 18, 2), (0x8000 | created >> 6 & 0xFFF, 2), (0x80 | created & 0x3F, 1)
+    return b"".join([part.to_bytes(size) for part, size in parts])
+
+
+def message_uuid(prefix: bytes, sequence: int) -> bytes:
+    return prefix + sequence.to_bytes(7)
 
 
 def due_key(time_ms: int, kind: DueKind, queue_id: int, message: bytes) -> bytes:

@@ -20,8 +20,8 @@ chance, no input or output but the transaction. The rules that make a group safe
 - **A queue's record is kept in memory while a group runs and written once**, when the group is done.
 - **Bounded work.** No command touches more than a bounded number of messages; what is longer goes in slices.
 
-The phases of a message's life each have a module: `sending`, `receiving`, `settling`, `timers`; `queues` and `looking`
-beside them; `places` moves messages and `group` is what one transaction shares.
+The phases of a message's life each have a module: `sending`, `receiving`, `settling`, `timers`, `moving`; `queues` and
+`looking` beside them; `places` moves messages and `group` is what one transaction shares.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from typing import Any
 
 from tq import model
 from tq.errors import TqError
-from tq.lifecycle import looking, queues, receiving, sending, settling, timers
+from tq.lifecycle import looking, moving, queues, receiving, sending, settling, timers
 from tq.lifecycle.group import Group
 from tq.store import Tx
 
@@ -69,7 +69,10 @@ _APPLY: dict[type, Callable[[Group, Any], Any]] = {
     model.Unreceive: receiving.unreceive,
     model.Settle: settling.settle,
     model.Cancel: settling.cancel,
-    model.Redrive: settling.redrive,
+    model.Redrive: moving.redrive,
+    model.StartMove: moving.start,
+    model.CancelMove: moving.cancel,
+    model.MoveSome: moving.move_some,
     model.Transaction: settling.transact,
     model.Tick: timers.tick,
     model.SetClock: timers.set_clock,
@@ -82,4 +85,5 @@ _ANSWER: dict[type, Callable[[Group, Any], Any]] = {
     model.GetMessage: looking.get_message,
     model.Peek: looking.peek,
     model.GetClock: looking.get_clock,
+    model.ListMoves: moving.list_moves,
 }

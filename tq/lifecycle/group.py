@@ -10,16 +10,28 @@ import re
 from tq import codec, keys
 from tq.codec import CorruptRecord, QueueRecord
 from tq.errors import InvalidQueueName, QueueDamaged, QueueNotFound
-from tq.model import QUEUE_NAME, Clock, QueueSettings
+from tq.model import ANY_QUEUE_NAME, QUEUE_NAME, Clock, QueueSettings
 from tq.store import Space, Tx
 
 _QUEUE_NAME = re.compile(QUEUE_NAME)
+_ANY_QUEUE_NAME = re.compile(ANY_QUEUE_NAME)
 
 
 class Queue:
     """One queue while a group runs. `arrived`: how many messages became ready since the group began."""
 
-    __slots__ = ("arrived", "delay_ms", "id", "is_changed", "name", "ready", "record", "ttl_ms")
+    __slots__ = (
+        "_uuid_prefix",
+        "arrived",
+        "delay_ms",
+        "id",
+        "is_changed",
+        "is_fifo",
+        "name",
+        "ready",
+        "record",
+        "ttl_ms",
+    )
 
     def __init__(self, name: str, record: QueueRecord, tx: Tx) -> None:
         self.name = name
@@ -31,12 +43,14 @@ class Queue:
 
     def configure(self, settings: QueueSettings) -> None:
         self.record.settings = settings
+        self.is_fifo = settings.fifo
         self.delay_ms = round(settings.delay * 1000)
         self.ttl_ms = round((settings.ttl or 0) * 1000)
 
     def settle_in(self, tx: Tx) -> None:
         """Take the place that the record's id names."""
         self.id = self.record.id
+        self._uuid_prefix = b""
         self.ready: Space = tx.space(keys.ready_space(self.id))
 
     def count(self, counter: str, by: int = 1) -> None:
@@ -44,6 +58,11 @@ class Queue:
         counters = self.record.counters
         counters[counter] = counters.get(counter, 0) + by
         self.is_changed = True
+
+    def uuid(self, sequence: int) -> bytes:
+        """The identity of a message that came into being in this queue."""
+        self._uuid_prefix = self._uuid_prefix or keys.uuid_prefix(self.id, self.record.created_at_ms)
+        return keys.message_uuid(self._uuid_prefix, sequence)
 
     def total(self) -> int:
         """How many messages are in the queue, in any state."""
@@ -89,6 +108,8 @@ class Group:
         """Raises InvalidQueueName, QueueNotFound, QueueDamaged."""
         found = self._queues.get(name) or self.find(name)
         if found is None:
+            if not _QUEUE_NAME.fullmatch(name):
+                raise InvalidQueueName
             raise QueueNotFound(f"There is no queue named {name!r}.")
         return found
 
@@ -97,7 +118,7 @@ class Group:
         found = self._queues.get(name)
         if found is not None:
             return found
-        if not _QUEUE_NAME.fullmatch(name):
+        if not _ANY_QUEUE_NAME.fullmatch(name):
             raise InvalidQueueName
         value = self.tx.space(keys.QUEUES).get(name.encode())
         if value is None:
@@ -108,6 +129,13 @@ class Group:
             raise QueueDamaged(f"The record of the queue {name!r} cannot be read: {error}.") from error
         found = self._queues[name] = Queue(name, record, self.tx)
         return found
+
+    def find_sound(self, name: str) -> Queue | None:
+        """As `find`, but None for a queue whose record is damaged. Raises InvalidQueueName."""
+        try:
+            return self.find(name)
+        except QueueDamaged:
+            return None
 
     def find_by_id(self, queue_id: int) -> Queue | None:
         """None when the queue was purged or deleted since the id was written down."""
@@ -130,6 +158,11 @@ class Group:
     def remove(self, queue: Queue) -> None:
         self._let_go(queue)
         self.tx.space(keys.QUEUES).delete(queue.name.encode())
+        self.tx.space(keys.NOTES).delete(queue.name.encode())
+        moves = self.tx.space(keys.MOVES)
+        prefix = keys.moves_prefix(queue.name)
+        for key in [key for key, _ in moves.scan(prefix, keys.after_prefix(prefix))]:
+            moves.delete(key)
         del self._queues[queue.name]
         self._removed.append(queue)
 
@@ -144,6 +177,20 @@ class Group:
         prefix = keys.queue_prefix(queue.id)
         self.tx.space(keys.NAMES).delete(prefix)
         self.tx.space(keys.GARBAGE).put(prefix, b"")
+
+    def notes(self, name: str) -> dict[str, str]:
+        """What a protocol keeps with a queue. Raises QueueDamaged."""
+        value = self.tx.space(keys.NOTES).get(name.encode())
+        try:
+            return codec.unpack_notes(value) if value else {}
+        except CorruptRecord as error:
+            raise QueueDamaged(f"The notes of the queue {name!r} cannot be read: {error}.") from error
+
+    def set_notes(self, name: str, notes: dict[str, str]) -> None:
+        if notes:
+            self.tx.space(keys.NOTES).put(name.encode(), codec.pack_notes(notes))
+        else:
+            self.tx.space(keys.NOTES).delete(name.encode())
 
     def write_records(self) -> None:
         for queue in self._queues.values():

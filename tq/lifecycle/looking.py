@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import suppress
-from itertools import islice
+from itertools import chain, islice
 
 import msgspec
 
@@ -11,7 +12,9 @@ from tq import codec, keys, model
 from tq.codec import CorruptRecord, MessageRecord
 from tq.errors import InvalidRequest, MessageNotFound, QueueDamaged
 from tq.lifecycle.group import Group, Queue
-from tq.lifecycle.places import key_in, locate, read, space_of
+from tq.lifecycle.places import held_back_ms, key_in, locate, read, space_of
+
+MAX_COUNTED = 100  # messages of a FIFO queue that are looked at to say how many its delay holds back
 
 
 class Page:
@@ -40,8 +43,12 @@ def show(
     record: MessageRecord,
     state: model.State | None = None,
     is_leased: bool = False,
+    has_uuid: bool = False,
 ) -> model.Message:
-    """A message as clients see it; `record` has its whole body. Times that timers run on become the wall clock's."""
+    """A message as clients see it; `record` has its whole body. Times that timers run on become the wall clock's.
+
+    `has_uuid`: its identity is shown also where it came into being in this queue.
+    """
     assert isinstance(record.body, bytes)
     priority, sequence = keys.parse_message_key(key)
     due_at_ms, expires_at_ms = record.due_at_ms, record.expires_at_ms
@@ -61,6 +68,11 @@ def show(
         visible_at_ms=due_at_ms - ahead_ms if due_at_ms else None,
         expires_at_ms=expires_at_ms - ahead_ms if expires_at_ms else None,
         state=state,
+        dedup_id=record.dedup_id,
+        attributes=record.attributes,
+        notes=record.notes,
+        first_received_at_ms=record.first_received_at_ms or None,
+        uuid=record.uuid or (queue.uuid(sequence) if has_uuid else None),
     )
 
 
@@ -110,7 +122,43 @@ def describe(group: Group, queue: Queue) -> model.QueueInfo:
         bytes=record.bytes,
         oldest_message_age_ms=_oldest_age_ms(group, queue),
         counters=msgspec.convert(record.counters, model.Counters),
+        notes=group.notes(queue.name),
+        held_back=_held_back(group, queue),
     )
+
+
+def _held_back(group: Group, queue: Queue) -> int:
+    """How many messages the delay of a FIFO queue holds back.
+
+    A few are counted. Of many, the first that is too young is found by halving, because they were sent in the order of
+    their numbers, and then by their numbers they are about so many.
+    """
+    if not queue.is_fifo or not queue.delay_ms:
+        return 0
+    total = queue.ready.count() + queue.record.blocked
+    if total <= MAX_COUNTED:
+        return sum(is_young for _, is_young in _from(group, queue, 1, MAX_COUNTED))
+    low, high = 1, queue.record.next_sequence
+    while low < high:
+        middle = (low + high) // 2
+        number, is_young = min(_from(group, queue, middle, 1), default=(high, True))
+        if is_young:
+            high = middle
+        else:
+            low = number + 1
+    first, _ = min(_from(group, queue, low, 1), default=(queue.record.next_sequence, True))
+    return min(total, queue.record.next_sequence - first)
+
+
+def _from(group: Group, queue: Queue, sequence: int, most: int) -> Iterator[tuple[int, bool]]:
+    """From `sequence` on, at most so many each that are ready or blocked: their numbers, and if they are held back."""
+    key = keys.message_key(sequence)
+    stop = keys.after_prefix(keys.queue_prefix(queue.id))
+    spaces = queue.ready.scan(key), group.tx.space(keys.BLOCKED).scan(keys.shared_key(queue.id, key), stop)
+    for entry, value in chain.from_iterable(islice(space, most) for space in spaces):
+        with suppress(CorruptRecord):
+            record = codec.unpack_message(value)
+            yield keys.sequence_of(entry[-8:]), held_back_ms(group, queue, record) > 0
 
 
 def _oldest_age_ms(group: Group, queue: Queue) -> int | None:

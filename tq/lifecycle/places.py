@@ -92,23 +92,70 @@ def join_group(group: Group, queue: Queue, name: str, key: bytes) -> bool:
 
 
 def leave_group(group: Group, queue: Queue, prefix: bytes, key: bytes) -> None:
-    """Take a message out of its group. When it was the head, the next one is unblocked and becomes the head."""
+    """Take a message out of its group. When it was the head, the next one becomes the head, unblocked if need be."""
     groups = group.tx.space(keys.GROUPS)
     if groups.get(prefix) != key:
-        groups.delete(prefix + key)
+        groups.delete(prefix + key) or groups.delete(keys.beside_prefix(prefix) + key)
         return
     groups.delete(prefix)
-    first = next(groups.scan(prefix, keys.after_prefix(prefix)), None)
-    if first is None:
+    if queue.is_fifo and _take_over(groups, prefix):
         return
-    groups.delete(first[0])
-    following = first[0][len(prefix) :]
-    groups.put(prefix, following)
-    value = group.tx.space(keys.BLOCKED).get(keys.shared_key(queue.id, following)) or b""
-    record = read_or_set_aside(group, queue, "blocked", following, value)
+    following = first_of(groups, prefix)
+    if following is not None:
+        _lead(group, queue, prefix, following)
+
+
+def first_of(groups: Space, prefix: bytes) -> bytes | None:
+    """The first key behind a prefix in `groups`."""
+    first = next(groups.scan(prefix + b"\0", keys.after_prefix(prefix)), None)
+    return first[0][len(prefix) :] if first else None
+
+
+def _take_over(groups: Space, prefix: bytes) -> bool:
+    """Make one that is in flight beside the head the new head; False when there is none."""
+    beside = keys.beside_prefix(prefix)
+    other = first_of(groups, beside)
+    if other is None:
+        return False
+    groups.delete(beside + other)
+    groups.put(prefix, other)
+    return True
+
+
+def _lead(group: Group, queue: Queue, prefix: bytes, key: bytes) -> None:
+    """Make a blocked message the head of its group."""
+    groups = group.tx.space(keys.GROUPS)
+    groups.delete(prefix + key)
+    groups.put(prefix, key)
+    value = group.tx.space(keys.BLOCKED).get(keys.shared_key(queue.id, key)) or b""
+    record = read_or_set_aside(group, queue, "blocked", key, value)
     if record is not None:
-        displace(group, queue, "blocked", following, record)
-        enter(group, queue, following, record)
+        displace(group, queue, "blocked", key, record)
+        enter(group, queue, key, record)
+
+
+def return_to_group(group: Group, queue: Queue, key: bytes, record: MessageRecord) -> None:
+    """A message that was in flight becomes ready again, or delayed.
+
+    In a FIFO queue it waits while another of its group is in flight; then the first of them all is the head.
+    """
+    if not queue.is_fifo or not record.group:
+        enter(group, queue, key, record)
+        return
+    groups = group.tx.space(keys.GROUPS)
+    prefix = keys.group_prefix(queue.id, record.group)
+    first: bytes | None = None
+    if groups.get(prefix) != key:
+        groups.delete(keys.beside_prefix(prefix) + key)
+    elif not _take_over(groups, prefix):
+        first = first_of(groups, prefix)
+        if first is None or first > key:
+            enter(group, queue, key, record)
+            return
+    groups.put(prefix + key, b"")
+    place(group, queue, "blocked", key, record)
+    if first is not None:
+        _lead(group, queue, prefix, first)
 
 
 def enter(group: Group, queue: Queue, key: bytes, record: MessageRecord) -> None:
@@ -126,13 +173,20 @@ def come_back(group: Group, queue: Queue, key: bytes, record: MessageRecord, del
     its place.
     """
     letter = queue.record.settings.dead_letter
-    is_last = letter is not None and record.receive_count >= letter.max_receives
+    is_last = letter is not None and not letter.on_receive and record.receive_count >= letter.max_receives
     if letter and is_last and move(group, queue, key, record, letter.queue, "max_receives"):
         return
     if is_expired(group, record):
         expire(group, queue, key, record)
         return
-    enter(group, queue, key, replace(record, due_at_ms=group.now_ms + delay_ms if delay_ms else 0))
+    return_to_group(group, queue, key, replace(record, due_at_ms=group.now_ms + delay_ms if delay_ms else 0))
+
+
+def held_back_ms(group: Group, queue: Queue, record: MessageRecord) -> int:
+    """How long the delay of a FIFO queue still holds back a message (ms). Whatever was received once is old enough."""
+    if not queue.is_fifo or not queue.delay_ms or record.receive_count:
+        return 0
+    return max(0, record.sent_at_ms + queue.delay_ms - group.wall_ms())
 
 
 def is_expired(group: Group, record: MessageRecord) -> bool:
@@ -151,9 +205,11 @@ def move(group: Group, queue: Queue, key: bytes, record: MessageRecord, to: str,
     """Move a message that was displaced to another queue; False when there is none of that name.
 
     With a reason it goes to a dead-letter queue, without one it comes out of it. The limits of the target do not
-    count: a message is never lost because there is no room for it where it must go.
+    count: a message is never lost because there is no room for it where it must go. Out of a queue with `on_receive`
+    it keeps its count of receives and, but in a FIFO queue, its age, as in SQS; a FIFO queue takes its priority away.
+    What comes out of a dead-letter queue is sent anew.
     """
-    target = group.find(to)
+    target = group.find_sound(to)
     if target is None or target is queue:
         return False
     body = record.body
@@ -164,16 +220,23 @@ def move(group: Group, queue: Queue, key: bytes, record: MessageRecord, to: str,
         pieces = []
     origin = DeadLetterOrigin(queue.name, reason, record.receive_count) if reason else None
     ttl = target.record.settings.ttl
+    letter = queue.record.settings.dead_letter
+    keeps_count = reason is not None and letter is not None and letter.on_receive
+    is_of_age = keeps_count and reason != "expired" and not target.is_fifo
+    born_at_ms = record.sent_at_ms + group.now_ms - group.wall_ms() if is_of_age else group.now_ms
     moved = replace(
         record,
-        receive_count=0,
+        sent_at_ms=record.sent_at_ms if reason else group.wall_ms(),
+        receive_count=record.receive_count if keeps_count else 0,
         attempt=0,
         due_at_ms=0,
-        expires_at_ms=group.now_ms + round(ttl * 1000) if ttl else 0,
+        expires_at_ms=born_at_ms + round(ttl * 1000) if ttl else 0,
         dead_letter=origin,
+        first_received_at_ms=record.first_received_at_ms if keeps_count else 0,
+        uuid=(record.uuid or queue.uuid(keys.sequence_of(key))) if reason else None,
     )
     finish(group, queue, key, record, "dead_lettered" if reason else "redriven")
-    settle_new(group, target, keys.priority_of(key), moved, pieces)
+    settle_new(group, target, 0 if target.is_fifo else keys.priority_of(key), moved, pieces)
     target.count("sent")
     return True
 
@@ -195,15 +258,18 @@ def settle_new(group: Group, queue: Queue, priority: int, record: MessageRecord,
     return sequence
 
 
-def append_new(queue: Queue, value: bytes, size: int) -> int:
+def append_new(group: Group, queue: Queue, value: bytes, size: int, expires_at_ms: int) -> int:
     """What `settle_new` comes to for most messages: ready at once, and nothing but a record. Returns its id."""
     record = queue.record
     sequence = record.next_sequence
     record.next_sequence = sequence + 1
     record.bytes += size
-    queue.ready.append(keys.message_key(sequence), value)
+    key = keys.message_key(sequence)
+    queue.ready.append(key, value)
     queue.arrived += 1
     queue.is_changed = True
+    if expires_at_ms:
+        group.due.put(keys.due_key(expires_at_ms, DueKind.TTL, queue.id, key), b"")
     return sequence
 
 
@@ -237,7 +303,7 @@ def quarantine(group: Group, queue: Queue, state: State, key: bytes, value: byte
     prefix = keys.queue_prefix(queue.id)
     for entry, head in group.tx.space(keys.GROUPS).scan(prefix, keys.after_prefix(prefix)):
         if head == key or entry.endswith(key):  # a slow search, but only a disk that lies leads here
-            leave_group(group, queue, entry if head else entry[:-8], key)
+            leave_group(group, queue, entry if head else keys.group_prefix_of(entry), key)
             return
 
 

@@ -26,7 +26,9 @@ MAX_HOPS = 100  # from one dead-letter queue to the next
 def create(group: Group, command: model.CreateQueue) -> model.Created:
     queue = group.find(command.name)
     if queue is None:
-        return model.Created(describe(group, _add(group, command.name, command.settings)), True)
+        queue = _add(group, command.name, command.settings)
+        group.set_notes(command.name, command.notes)
+        return model.Created(describe(group, queue), True)
     if queue.record.settings != command.settings:
         raise QueueExists(f"The queue {command.name!r} exists with other settings.")
     return model.Created(describe(group, queue), False)
@@ -40,12 +42,19 @@ def put(group: Group, command: model.PutQueue) -> model.Created:
     return model.Created(describe(group, queue), False)
 
 
-def patch(group: Group, command: model.PatchQueue) -> model.QueueInfo:
+def patch(group: Group, command: model.PatchQueue) -> model.QueueInfo | None:
     queue = group.queue(command.name)
+    notes: dict[str, str | None] = {}
+    notes.update(group.notes(command.name) if command.notes or command.expected else {})
+    if any(notes.get(name) != text for name, text in command.expected.items()):
+        return None
     changes = {
         name: value for name, value in msgspec.structs.asdict(command.change).items() if value is not msgspec.UNSET
     }
     _set(group, queue, msgspec.structs.replace(queue.record.settings, **changes))
+    if command.notes:
+        notes.update(command.notes)
+        group.set_notes(command.name, {name: text for name, text in notes.items() if text is not None})
     return describe(group, queue)
 
 
@@ -53,12 +62,17 @@ def _add(group: Group, name: str, settings: model.QueueSettings) -> Queue:
     if group.tx.space(keys.QUEUES).count() >= model.MAX_QUEUES:
         raise TooManyQueues(f"The server holds {model.MAX_QUEUES:,} queues, as many as it may.")
     _check_dead_letter(group, name, settings)
+    if settings.fifo and not name.endswith(".fifo"):
+        raise InvalidRequest("The name of a FIFO queue ends with '.fifo' - at `$.fifo`.")
     return group.add(name, QueueRecord(0, 1, group.wall_ms(), settings))
 
 
 def _set(group: Group, queue: Queue, settings: model.QueueSettings) -> None:
     _check_dead_letter(group, queue.name, settings)
-    if queue.record.settings.paused and not settings.paused:
+    if settings.fifo != queue.is_fifo:
+        raise InvalidRequest(f"Whether {queue.name!r} is a FIFO queue was said when it was made - at `$.fifo`.")
+    before = queue.record.settings
+    if (before.paused and not settings.paused) or (queue.is_fifo and before.delay > settings.delay):
         queue.arrived += queue.ready.count()
     queue.configure(settings)
     queue.is_changed = True
@@ -138,6 +152,8 @@ def _due_keys(name: str, queue_id: int, key: bytes, value: bytes) -> Iterator[by
     if name == keys.DEDUP:
         message, time_ms = codec.unpack_dedup(value)
         yield keys.due_key(time_ms, DueKind.DEDUP, queue_id, message)
+    elif name == keys.ATTEMPTS:
+        yield keys.due_key(codec.unpack_attempt(value)[0], DueKind.ATTEMPT, queue_id, key[4:])
     elif name not in (keys.GROUPS, keys.CHUNKS, keys.QUARANTINE):
         with suppress(CorruptRecord):
             record = codec.unpack_message(value)

@@ -11,20 +11,24 @@ from msgspec.structs import replace
 
 from tq import codec, keys, model
 from tq.codec import CorruptRecord, MessageRecord
-from tq.errors import TqError
+from tq.errors import TooManyInFlight, TqError
+from tq.keys import DueKind
 from tq.lifecycle.group import Group, Queue
 from tq.lifecycle.looking import show
 from tq.lifecycle.places import (
     displace,
-    enter,
     expire,
     finish,
+    first_of,
+    held_back_ms,
     is_expired,
     join_group,
     locate,
+    move,
     place,
     quarantine,
     read,
+    return_to_group,
     settle_in,
 )
 from tq.lifecycle.settling import leased
@@ -36,57 +40,206 @@ def receive(group: Group, command: model.Receive) -> model.Received:
     queues = [group.queue(name) for name in command.queues]  # before any is touched: one that is missing refuses all
     quarantined: tuple[int, ...] = ()
     is_cut_short = False
+    wait_ms = 0
+    ready_at_ms: int | None = None
     for queue in queues:
-        if queue.record.settings.paused:
+        settings = queue.record.settings
+        wait_ms = wait_ms or round(settings.receive_wait * 1000)
+        if settings.paused:
             continue
-        received = _take(group, queue, command)
+        received = _take_again(group, queue, command) if command.attempt_id else _take(group, queue, command)
         if received.messages:
             return replace(received, quarantined=quarantined + received.quarantined) if quarantined else received
         quarantined += received.quarantined
         is_cut_short |= received.is_cut_short
-    return model.Received((), quarantined=quarantined, is_cut_short=is_cut_short)
+        ready_at_ms = min(filter(None, (ready_at_ms, received.ready_at_ms)), default=None)
+    return model.Received((), "", quarantined, is_cut_short, wait_ms=wait_ms, ready_at_ms=ready_at_ms)
+
+
+def _most(queue: Queue, command: model.Receive) -> int:
+    """How many messages may be taken. Raises TooManyInFlight where there is no other queue to receive from."""
+    most = queue.record.settings.max_in_flight
+    if most is None or command.visibility_ms is None:
+        return command.limit
+    if queue.record.in_flight >= most and len(command.queues) == 1:
+        raise TooManyInFlight(f"{queue.record.in_flight:,} messages of the queue {queue.name!r} are in flight.")
+    return max(0, min(command.limit, most - queue.record.in_flight))
 
 
 def _take(group: Group, queue: Queue, command: model.Receive) -> model.Received:
+    limit = _most(queue, command)
+    if not limit:
+        return model.Received()
     due_at_ms = _lease_until(group, queue, command)
+    front = _GroupByGroup(group, queue) if queue.is_fifo else queue.ready
+    most_receives = _most_receives(group, queue)
     messages: list[model.Message] = []
     taken: list[tuple[bytes, MessageRecord]] = []
-    expired: list[tuple[bytes, MessageRecord]] = []
+    over: list[tuple[bytes, MessageRecord]] = []
     damaged: list[tuple[bytes, bytes]] = []
     size = 0
     # They are all out of `ready` before more is done with them, so that nothing steps into their places meanwhile.
-    while item := queue.ready.pop_first():
+    while item := front.pop_first():
         key, value = item
         try:
             record = codec.unpack_message(value)
-            if record.expires_at_ms and is_expired(group, record):
-                expired.append((key, record))
+            is_over = record.expires_at_ms and is_expired(group, record)
+            if is_over or (most_receives and record.receive_count >= most_receives):
+                over.append((key, record))
             else:
                 whole = record if isinstance(record.body, bytes) else read(group, queue, key, record)
-                messages.append(show(group, queue, key, _taken(whole, due_at_ms), is_leased=due_at_ms is not None))
-                taken.append((key, record))
+                after = _taken(group, whole, due_at_ms)
+                messages.append(show(group, queue, key, after, None, due_at_ms is not None, command.with_uuids))
+                taken.append((key, after if whole is record else _taken(group, record, due_at_ms)))
                 size += codec.content_bytes(whole)
         except CorruptRecord:
             damaged.append(item)
-        is_full = len(taken) == command.limit or size >= model.MAX_PAGE_BYTES
-        if is_full or len(expired) + len(damaged) == MAX_SKIPPED:
+        is_full = len(taken) == limit or size >= model.MAX_PAGE_BYTES
+        if is_full or len(over) + len(damaged) == MAX_SKIPPED:
             break
     for key, record in taken:
         if due_at_ms is None:
             finish(group, queue, key, record, "acked")
         else:
-            place(group, queue, "in_flight", key, _taken(record, due_at_ms))
+            place(group, queue, "in_flight", key, record)
     if taken:
         queue.count("received", len(taken))
-    if not expired and not damaged:
-        return model.Received(tuple(messages), queue.name)
-    for key, record in expired:
-        expire(group, queue, key, record)
+    ready_at_ms = front.ready_at_ms if isinstance(front, _GroupByGroup) else None
+    if not over and not damaged:
+        return model.Received(tuple(messages), queue.name, ready_at_ms=ready_at_ms)
+    for key, record in over:
+        _end(group, queue, key, record)
     for key, value in damaged:
         quarantine(group, queue, "ready", key, value)
-    is_cut_short = len(expired) + len(damaged) == MAX_SKIPPED
+    # In a FIFO queue the next of their groups are ready only now.
+    is_cut_short = len(over) + len(damaged) == MAX_SKIPPED or queue.is_fifo
     ids = tuple(keys.sequence_of(key) for key, _ in damaged)
-    return model.Received(tuple(messages), queue.name, ids, is_cut_short)
+    return model.Received(tuple(messages), queue.name, ids, is_cut_short, ready_at_ms=ready_at_ms)
+
+
+def _most_receives(group: Group, queue: Queue) -> int:
+    """After so many receives the next one moves a message to the dead-letter queue; 0 for never."""
+    letter = queue.record.settings.dead_letter
+    if letter is None or not letter.on_receive or group.find_sound(letter.queue) is None:
+        return 0
+    return letter.max_receives
+
+
+def _end(group: Group, queue: Queue, key: bytes, record: MessageRecord) -> None:
+    """The time to live of a message is over, or it would be received once too often."""
+    letter = queue.record.settings.dead_letter
+    if is_expired(group, record):
+        expire(group, queue, key, record)
+    elif letter:
+        move(group, queue, key, record, letter.queue, "max_receives")
+
+
+class _GroupByGroup:
+    """The front of a FIFO queue: a message, those behind it in its group, then the next of another group.
+
+    A message is held back while it is younger than the queue's delay; `ready_at_ms` says until when.
+    """
+
+    __slots__ = ("_group", "_groups", "_prefix", "_queue", "ready_at_ms")
+
+    def __init__(self, group: Group, queue: Queue) -> None:
+        self._group = group
+        self._queue = queue
+        self._groups = group.tx.space(keys.GROUPS)
+        self._prefix = b""
+        self.ready_at_ms: int | None = None
+
+    def pop_first(self) -> tuple[bytes, bytes] | None:
+        if self._prefix:
+            follower = self._pop_follower()
+            if follower:
+                return follower
+        first = next(self._queue.ready.scan(), None)
+        if first is None:
+            return None
+        key, value = first
+        name: str | None = None
+        with suppress(CorruptRecord):
+            record = codec.unpack_message(value)
+            if self._is_held_back(record):
+                return None
+            name = record.group
+        self._queue.ready.delete(key)
+        self._prefix = keys.group_prefix(self._queue.id, name) if name else b""
+        return first
+
+    def _pop_follower(self) -> tuple[bytes, bytes] | None:
+        """The next one of the group, which stands beside its head from now on."""
+        key = first_of(self._groups, self._prefix)
+        if key is None:
+            return None
+        blocked = self._group.tx.space(keys.BLOCKED)
+        shared = keys.shared_key(self._queue.id, key)
+        value = blocked.get(shared) or b""
+        with suppress(CorruptRecord):
+            record = codec.unpack_message(value)
+            if record.due_at_ms > self._group.now_ms or self._is_held_back(record):
+                return None
+        blocked.delete(shared)
+        self._queue.record.blocked -= 1
+        self._queue.is_changed = True
+        self._groups.delete(self._prefix + key)
+        self._groups.put(keys.beside_prefix(self._prefix) + key, b"")
+        return key, value
+
+    def _is_held_back(self, record: MessageRecord) -> bool:
+        left_ms = held_back_ms(self._group, self._queue, record)
+        if left_ms:
+            self.ready_at_ms = min(filter(None, (self.ready_at_ms, self._group.now_ms + left_ms)))
+        return left_ms > 0
+
+
+def _take_again(group: Group, queue: Queue, command: model.Receive) -> model.Received:
+    """What the receive with this attempt id got before, as long as all of it is still in flight; else what is next."""
+    assert command.attempt_id is not None
+    due_at_ms = _lease_until(group, queue, command)
+    if due_at_ms is None:
+        return _take(group, queue, command)
+    attempts = group.tx.space(keys.ATTEMPTS)
+    attempt_key = keys.attempt_key(queue.id, command.attempt_id)
+    value = attempts.get(attempt_key)
+    until_ms, leases = codec.unpack_attempt(value) if value else (0, [])
+    held = [_held(group, queue, key, attempt) for key, attempt in leases]
+    if until_ms > group.now_ms and None not in held:
+        found = [(key, record) for (key, _), record in zip(leases, held, strict=True) if record]
+        return _extended(group, queue, found, due_at_ms, command.with_uuids)
+    received = _take(group, queue, command)
+    if value:
+        attempts.delete(attempt_key)
+        group.due.delete(keys.due_key(until_ms, DueKind.ATTEMPT, queue.id, command.attempt_id.encode()))
+    if received.messages:
+        until_ms = group.now_ms + model.RECEIVE_ATTEMPT_MS
+        leases = [(keys.message_key(each.id, each.priority), each.attempt) for each in received.messages]
+        attempts.put(attempt_key, codec.pack_attempt(until_ms, leases))
+        group.due.put(keys.due_key(until_ms, DueKind.ATTEMPT, queue.id, command.attempt_id.encode()), b"")
+    return received
+
+
+def _held(group: Group, queue: Queue, key: bytes, attempt: int) -> MessageRecord | None:
+    """The record of a message that is still in flight by this attempt."""
+    value = group.tx.space(keys.IN_FLIGHT).get(keys.shared_key(queue.id, key))
+    with suppress(CorruptRecord):
+        record = codec.unpack_message(value) if value else None
+        if record and record.attempt == attempt and read(group, queue, key, record):
+            return record
+    return None
+
+
+def _extended(
+    group: Group, queue: Queue, held: list[tuple[bytes, MessageRecord]], due_at_ms: int, has_uuid: bool
+) -> model.Received:
+    messages: list[model.Message] = []
+    for key, record in held:
+        displace(group, queue, "in_flight", key, record)
+        after = replace(record, due_at_ms=due_at_ms)
+        place(group, queue, "in_flight", key, after)
+        messages.append(show(group, queue, key, read(group, queue, key, after), None, True, has_uuid))
+    return model.Received(tuple(messages), queue.name)
 
 
 def _lease_until(group: Group, queue: Queue, command: model.Receive) -> int | None:
@@ -97,11 +250,17 @@ def _lease_until(group: Group, queue: Queue, command: model.Receive) -> int | No
     return group.now_ms + command.visibility_ms
 
 
-def _taken(record: MessageRecord, due_at_ms: int | None) -> MessageRecord:
+def _taken(group: Group, record: MessageRecord, due_at_ms: int | None) -> MessageRecord:
     """The record as it is after this receive."""
     if due_at_ms is None:
-        return replace(record, receive_count=record.receive_count + 1)
-    return replace(record, receive_count=record.receive_count + 1, attempt=record.attempt + 1, due_at_ms=due_at_ms)
+        return replace(record, receive_count=record.receive_count + 1, due_at_ms=0)
+    return replace(
+        record,
+        receive_count=record.receive_count + 1,
+        attempt=record.attempt + 1,
+        due_at_ms=due_at_ms,
+        first_received_at_ms=record.first_received_at_ms or group.wall_ms(),
+    )
 
 
 def unreceive(group: Group, command: model.Unreceive) -> None:
@@ -115,11 +274,18 @@ def unreceive(group: Group, command: model.Unreceive) -> None:
             key, record = leased(group, queue, message.receipt)
             displace(group, queue, "in_flight", key, record)
             queue.count("received", -1)
-            before = replace(record, receive_count=record.receive_count - 1, due_at_ms=0)
+            before = _not_taken(record)
             if is_expired(group, record):
                 expire(group, queue, key, before)  # the timer of its lifetime has gone off while it was leased
             else:
-                enter(group, queue, key, before)
+                return_to_group(group, queue, key, before)
+
+
+def _not_taken(record: MessageRecord) -> MessageRecord:
+    """The record as it was before the receive that took it."""
+    receives = record.receive_count - 1
+    first_ms = record.first_received_at_ms if receives else 0
+    return replace(record, receive_count=receives, due_at_ms=0, first_received_at_ms=first_ms)
 
 
 def _restore(group: Group, queue: Queue, message: model.Message) -> None:
@@ -139,6 +305,11 @@ def _restore(group: Group, queue: Queue, message: model.Message) -> None:
         group=message.group,
         headers=message.headers,
         dead_letter=message.dead_letter,
+        first_received_at_ms=message.first_received_at_ms or 0,
+        dedup_id=message.dedup_id,
+        attributes=message.attributes,
+        notes=message.notes,
+        uuid=None if message.uuid == queue.uuid(message.id) else message.uuid,
     )
     record, pieces = codec.split_body(record)
     for counter in ("received", "acked"):
@@ -153,11 +324,11 @@ def _restore(group: Group, queue: Queue, message: model.Message) -> None:
 
 
 def _step_behind(group: Group, queue: Queue, prefix: bytes, key: bytes) -> bool:
-    """Block the head of a group behind `key`, which becomes the head; False when the head is in flight."""
+    """Block the head of a group behind `key`, which becomes the head; False when it is older, or in flight."""
     groups = group.tx.space(keys.GROUPS)
     head = groups.get(prefix) or b""
     found = locate(group, queue, head)
-    if found is None or found[0] == "in_flight":
+    if found is None or found[0] == "in_flight" or keys.sequence_of(head) < keys.sequence_of(key):
         return False
     record = codec.unpack_message(found[1])
     displace(group, queue, found[0], head, record)

@@ -8,13 +8,14 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from hashlib import sha256
 from itertools import islice
 
 from msgspec import Struct
 
 from tq import codec, keys, model
 from tq.codec import CorruptRecord, MessageRecord
-from tq.errors import MessageTooLarge, QueueFull
+from tq.errors import DedupIdMissing, GroupMissing, MessageTooLarge, NotInFifo, QueueFull, TqError
 from tq.keys import DueKind
 from tq.lifecycle.group import Group, Queue
 from tq.lifecycle.places import append_new, displace, finish, read_or_set_aside, settle_new
@@ -26,17 +27,47 @@ class Plan(Struct):
     """What a send will do to one queue.
 
     `known`: for each draft the id it duplicates or None, empty when no draft has a deduplication id. `drops`: the keys
-    of what goes before, to make room.
+    of what goes before, to make room. `dedup_ids`: for each draft its own id or the one that its content gives it.
     """
 
     drafts: Sequence[model.Draft]
     known: Sequence[int | None]
     drops: Sequence[bytes]
+    dedup_ids: Sequence[str | None]
 
 
 def send(group: Group, command: model.Send) -> model.Sent:
     queue = group.queue(command.queue)
-    return carry_out(group, queue, make_plan(group, queue, command.drafts))
+    if command.is_each:
+        sent = _send_each(group, queue, command.drafts)
+    else:
+        sent = carry_out(group, queue, make_plan(group, queue, command.drafts))
+    if command.with_uuids:
+        return model.Sent(sent.ids, sent.duplicates, tuple([queue.uuid(each) for each in sent.ids]), sent.refused)
+    return sent
+
+
+def _send_each(group: Group, queue: Queue, drafts: Sequence[model.Draft]) -> model.Sent:
+    """Each draft as if it came alone; at once, where that is the same: nothing is dropped, refused or known."""
+    settings = queue.record.settings
+    if not settings.max_messages and not settings.max_bytes:
+        with suppress(TqError):
+            plan = make_plan(group, queue, drafts)
+            if not plan.known:
+                return carry_out(group, queue, plan)
+    ids: list[int] = []
+    duplicates: list[int] = []
+    refused: list[tuple[int, TqError]] = []
+    for index, draft in enumerate(drafts):
+        try:
+            sent = carry_out(group, queue, make_plan(group, queue, (draft,)))
+        except TqError as refusal:
+            refused.append((index, refusal))
+            ids.append(0)
+        else:
+            ids += sent.ids
+            duplicates += [index] * len(sent.duplicates)
+    return model.Sent(tuple(ids), tuple(duplicates), refused=tuple(refused))
 
 
 def make_plan(
@@ -46,43 +77,77 @@ def make_plan(
     freed_messages: int = 0,
     freed_bytes: int = 0,
 ) -> Plan:
-    """Raises MessageTooLarge, QueueFull. What the same transaction is about to free counts as free."""
+    """Raises MessageTooLarge, QueueFull, GroupMissing, DedupIdMissing, NotInFifo.
+
+    What the same transaction is about to free counts as free.
+    """
     settings = queue.record.settings
     largest = settings.max_message_bytes
     known: Sequence[int | None] = ()
     drops: Sequence[bytes] = ()
+    dedup_ids: Sequence[str | None] = ()
     for draft in drafts:
-        if len(draft.content) > largest:
-            raise MessageTooLarge(
-                f"Message {drafts.index(draft)} has {len(draft.content):,} bytes of content; "
+        size = draft.size if draft.headers or draft.attributes else len(draft.content)
+        if size > largest:
+            refusal = MessageTooLarge(
+                f"Message {drafts.index(draft)} has {size:,} bytes with its headers; "
                 f"{largest:,} is the most that the queue {queue.name!r} takes."
             )
-        if draft.dedup_id is not None and not known:
-            known = _find_duplicates(group, queue, drafts)
+            refusal.limit = largest
+            raise refusal
+        if queue.is_fifo:
+            _check_for_fifo(queue, draft)
+        if not known and (draft.dedup_id is not None or settings.content_dedup):
+            dedup_ids = [_dedup_id(queue, draft) for draft in drafts]
+            known = _find_duplicates(group, queue, drafts, dedup_ids)
     if settings.max_messages or settings.max_bytes:
         new = [len(draft.content) for index, draft in enumerate(drafts) if not known or known[index] is None]
         drops = _make_room(queue, len(new) - freed_messages, sum(new) - freed_bytes)
-    return Plan(drafts, known, drops)
+    return Plan(drafts, known, drops, dedup_ids)
 
 
-def _find_duplicates(group: Group, queue: Queue, drafts: Sequence[model.Draft]) -> Sequence[int | None]:
+def _check_for_fifo(queue: Queue, draft: model.Draft) -> None:
+    """Raises GroupMissing, DedupIdMissing, NotInFifo."""
+    if not draft.group:
+        raise GroupMissing
+    if draft.dedup_id is None and not queue.record.settings.content_dedup:
+        raise DedupIdMissing
+    if draft.delay_ms or draft.priority:
+        raise NotInFifo
+
+
+def _dedup_id(queue: Queue, draft: model.Draft) -> str | None:
+    if draft.dedup_id is None and queue.record.settings.content_dedup:
+        return sha256(draft.content).hexdigest()
+    return draft.dedup_id
+
+
+def _dedup_key(queue: Queue, draft: model.Draft, dedup_id: str) -> bytes:
+    is_of_group = queue.record.settings.dedup_scope == "group"
+    return keys.dedup_key(queue.id, dedup_id, draft.group if is_of_group else None)
+
+
+def _find_duplicates(
+    group: Group, queue: Queue, drafts: Sequence[model.Draft], dedup_ids: Sequence[str | None]
+) -> Sequence[int | None]:
     """For each draft the id of the message it repeats: an earlier one's, or one that this send is about to make."""
     next_id = queue.record.next_sequence
     found: list[int | None] = []
-    here: dict[str, int] = {}
-    for draft in drafts:
+    here: dict[bytes, int] = {}
+    for draft, dedup_id in zip(drafts, dedup_ids, strict=True):
         duplicate = None
-        if draft.dedup_id is not None:
-            duplicate = here.get(draft.dedup_id) or _remembered(group, queue, draft.dedup_id)
+        if dedup_id is not None:
+            key = _dedup_key(queue, draft, dedup_id)
+            duplicate = here.get(key) or _remembered(group, key)
             if duplicate is None:
-                here[draft.dedup_id] = next_id
+                here[key] = next_id
         found.append(duplicate)
         next_id += duplicate is None
     return found
 
 
-def _remembered(group: Group, queue: Queue, dedup_id: str) -> int | None:
-    value = group.tx.space(keys.DEDUP).get(keys.dedup_key(queue.id, dedup_id))
+def _remembered(group: Group, key: bytes) -> int | None:
+    value = group.tx.space(keys.DEDUP).get(key)
     if value is None:
         return None
     message, forget_at_ms = codec.unpack_dedup(value)
@@ -126,8 +191,8 @@ def carry_out(group: Group, queue: Queue, plan: Plan) -> model.Sent:
         ids = tuple([_store(group, queue, draft) for draft in plan.drafts])
         queue.count("sent", len(ids))
         return model.Sent(ids)
-    pairs = zip(plan.drafts, plan.known, strict=True)
-    ids = tuple([_store(group, queue, draft) if known is None else known for draft, known in pairs])
+    rows = zip(plan.drafts, plan.known, plan.dedup_ids, strict=True)
+    ids = tuple([_store(group, queue, draft, own) if known is None else known for draft, known, own in rows])
     duplicates = tuple([index for index, known in enumerate(plan.known) if known is not None])
     queue.count("sent", len(ids) - len(duplicates))
     if duplicates:
@@ -145,15 +210,22 @@ def _drop(group: Group, queue: Queue, key: bytes) -> None:
         finish(group, queue, key, record, "dropped")
 
 
-def _store(group: Group, queue: Queue, draft: model.Draft) -> int:
-    """Store a message; the delay and the lifetime are those of its queue, for a draft that names none."""
+def _store(group: Group, queue: Queue, draft: model.Draft, dedup_id: str | None = None) -> int:
+    """Store a message; the delay and the lifetime are those of its queue, for a draft that names none.
+
+    The delay of a FIFO queue is looked at when a message is received.
+    """
     content = draft.content
-    delay_ms = queue.delay_ms if draft.delay_ms is None else draft.delay_ms
+    delay_ms = draft.delay_ms
+    if delay_ms is None:
+        delay_ms = 0 if queue.is_fifo else queue.delay_ms
     ttl_ms = queue.ttl_ms if draft.ttl_ms is None else draft.ttl_ms
-    is_special = delay_ms or ttl_ms or draft.priority or draft.group or draft.headers
-    if len(content) <= codec.SURELY_INLINE_BYTES and not is_special:
-        value = codec.pack_new(group.wall_ms(), content, draft.media_type)
-        message_id = append_new(queue, value, len(content))
+    has_place = delay_ms or draft.priority or draft.group or dedup_id
+    has_head = draft.headers or draft.attributes or draft.notes
+    if len(content) <= codec.SURELY_INLINE_BYTES and not (has_place or has_head):
+        expires_at_ms = group.now_ms + ttl_ms if ttl_ms else 0
+        value = codec.pack_new(group.wall_ms(), content, draft.media_type, expires_at_ms)
+        message_id = append_new(group, queue, value, len(content), expires_at_ms)
     else:
         now_ms = group.now_ms
         record, pieces = codec.split_body(
@@ -165,18 +237,21 @@ def _store(group: Group, queue: Queue, draft: model.Draft) -> int:
                 expires_at_ms=now_ms + ttl_ms if ttl_ms else 0,
                 group=draft.group,
                 headers=draft.headers,
+                dedup_id=dedup_id,
+                attributes=draft.attributes,
+                notes=draft.notes,
             )
         )
         message_id = settle_new(group, queue, draft.priority, record, pieces)
-    if draft.dedup_id is not None:
-        _remember(group, queue, draft.dedup_id, keys.message_key(message_id, draft.priority))
+    if dedup_id is not None:
+        _remember(group, queue, _dedup_key(queue, draft, dedup_id), keys.message_key(message_id, draft.priority))
     return message_id
 
 
-def _remember(group: Group, queue: Queue, dedup_id: str, key: bytes) -> None:
+def _remember(group: Group, queue: Queue, dedup_key: bytes, key: bytes) -> None:
     window_ms = round(queue.record.settings.dedup_window * 1000)
     if window_ms:
         forget_at_ms = group.now_ms + window_ms
-        group.tx.space(keys.DEDUP).put(keys.dedup_key(queue.id, dedup_id), codec.pack_dedup(key, forget_at_ms))
+        group.tx.space(keys.DEDUP).put(dedup_key, codec.pack_dedup(key, forget_at_ms))
         due = keys.due_key(forget_at_ms, DueKind.DEDUP, queue.id, key)
-        group.due.put(due, dedup_id.encode())
+        group.due.put(due, dedup_key[4:])

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 from msgspec.structs import replace
 
 from tq import codec, keys, model
 from tq.codec import CorruptRecord, MessageRecord
-from tq.errors import InFlight, MessageNotFound, StaleReceipt, TqError
+from tq.errors import InFlight, MessageNotFound, NotAReceipt, StaleReceipt, TqError
 from tq.lifecycle.group import Group, Queue
 from tq.lifecycle.places import (
     come_back,
@@ -22,10 +21,13 @@ from tq.lifecycle.places import (
     place,
 )
 from tq.lifecycle.sending import carry_out, make_plan
+from tq.model import State
 
 
 def settle(group: Group, command: model.Settle) -> tuple[int | TqError | None, ...]:
     queue = group.queue(command.queue)
+    if command.is_any:
+        return tuple([_settle_any(group, queue, action) for action in command.actions])
     results: list[int | TqError | None] = []
     for action in command.actions:
         try:
@@ -58,6 +60,51 @@ def leased(group: Group, queue: Queue, receipt: str) -> tuple[bytes, MessageReco
     return key, record
 
 
+def _settle_any(group: Group, queue: Queue, action: model.Action) -> int | TqError | None:
+    """Settle a message by any receipt that it ever had."""
+    try:
+        found = _find(group, queue, action.receipt)
+        if found is None and isinstance(action, model.Ack):
+            return None
+        if found is None:
+            raise MessageNotFound(f"There is no message for the receipt in the queue {queue.name!r} any more.")
+        state, key, record = found
+        if isinstance(action, model.Ack):
+            displace(group, queue, state, key, record)
+            finish(group, queue, key, record, "acked")
+            return None
+        if state != "in_flight":
+            raise StaleReceipt(f"The lease of message {keys.sequence_of(key)} is over.")
+        return _ACTIONS[type(action)](group, queue, key, record, action)
+    except TqError as refusal:
+        return refusal
+
+
+def _find(group: Group, queue: Queue, receipt: str) -> tuple[State, bytes, MessageRecord] | None:
+    """The message that had a receipt, and its state. Raises NotAReceipt, StaleReceipt, MessageNotFound."""
+    parsed = keys.parse_receipt(receipt)
+    if parsed is None:
+        raise NotAReceipt
+    queue_id, key, attempt = parsed
+    if queue_id != queue.id:
+        if group.find_by_id(queue_id):
+            raise NotAReceipt
+        return None  # purged since
+    found = locate(group, queue, key)
+    if found is None:
+        return None
+    state, value = found
+    try:
+        record = codec.unpack_message(value)
+    except CorruptRecord as error:
+        raise MessageNotFound(f"Message {keys.sequence_of(key)} is damaged.") from error
+    if attempt > record.attempt:
+        raise NotAReceipt
+    if queue.is_fifo and (state != "in_flight" or attempt != record.attempt):
+        raise StaleReceipt(f"The lease of message {keys.sequence_of(key)} is over.")
+    return state, key, record
+
+
 def _ack(group: Group, queue: Queue, key: bytes, record: MessageRecord, _: model.Ack) -> None:
     displace(group, queue, "in_flight", key, record)
     finish(group, queue, key, record, "acked")
@@ -77,8 +124,10 @@ def _release(group: Group, queue: Queue, key: bytes, record: MessageRecord, acti
 
 
 def _reject(group: Group, queue: Queue, key: bytes, record: MessageRecord, action: model.Reject) -> None:
-    displace(group, queue, "in_flight", key, record)
     letter = queue.record.settings.dead_letter
+    if letter:
+        group.find(letter.queue)  # one that is damaged refuses the message, and nothing is written yet
+    displace(group, queue, "in_flight", key, record)
     if not letter or not move(group, queue, key, record, letter.queue, action.reason):
         finish(group, queue, key, record, "dropped")
 
@@ -150,35 +199,3 @@ def _in_order(command: model.Transaction, sent: dict[str, model.Sent]) -> model.
         if place_there in sent[name].duplicates:
             duplicates.append(index)
     return model.Sent(tuple(ids), tuple(duplicates))
-
-
-def redrive(group: Group, command: model.Redrive) -> model.Redriven:
-    queue = group.queue(command.queue)
-    if command.to is not None:
-        group.queue(command.to)
-    before = command.before or queue.record.next_sequence
-    found: list[tuple[bytes, MessageRecord]] = []
-    size = 0
-    after = b""
-    for key, value in queue.ready.scan(command.after + b"\0" if command.after else b""):
-        if len(found) == command.limit or size >= model.MAX_PAGE_BYTES:
-            break
-        after = key
-        with suppress(CorruptRecord):
-            record = codec.unpack_message(value)
-            if keys.sequence_of(key) < before:
-                found.append((key, record))
-                size += codec.content_bytes(record)
-    else:
-        after = b""
-    moved = sum(_redrive_one(group, queue, key, record, command.to) for key, record in found)
-    return model.Redriven(moved, after, before)
-
-
-def _redrive_one(group: Group, queue: Queue, key: bytes, record: MessageRecord, to: str | None) -> bool:
-    """Whether the message could be moved; one that came from nowhere, or from a queue that is gone, stays."""
-    target = to or (record.dead_letter.source if record.dead_letter else None)
-    if target is None or target == queue.name or group.find(target) is None:
-        return False
-    displace(group, queue, "ready", key, record)
-    return move(group, queue, key, record, target, None)

@@ -30,8 +30,10 @@ def tick(group: Group, command: model.Tick) -> model.Ticked:
             _end_wait(group, queue, "delayed", key, time_ms)
         elif kind is DueKind.TTL:
             _end_life(group, queue, key)
+        elif kind is DueKind.DEDUP:
+            _forget(group, queue, value, time_ms)
         else:
-            _forget(group, queue, value.decode(), time_ms)
+            _forget_attempt(group, queue, key, time_ms)
     keep_time(group)
     first = next(group.due.scan(), None)
     return model.Ticked(keys.parse_due(first[0])[0] if first else None, group.arrivals())
@@ -70,12 +72,21 @@ def _end_life(group: Group, queue: Queue, key: bytes) -> None:
         expire(group, queue, key, record)
 
 
-def _forget(group: Group, queue: Queue, dedup_id: str, time_ms: int) -> None:
+def _forget(group: Group, queue: Queue, dedup_id: bytes, time_ms: int) -> None:
+    """`dedup_id` is what its key has behind the queue's id."""
     dedup = group.tx.space(keys.DEDUP)
-    key = keys.dedup_key(queue.id, dedup_id)
+    key = keys.queue_prefix(queue.id) + dedup_id
     value = dedup.get(key)
     if value is not None and codec.unpack_dedup(value)[1] == time_ms:
         dedup.delete(key)
+
+
+def _forget_attempt(group: Group, queue: Queue, attempt_id: bytes, time_ms: int) -> None:
+    attempts = group.tx.space(keys.ATTEMPTS)
+    key = keys.queue_prefix(queue.id) + attempt_id
+    value = attempts.get(key)
+    if value is not None and codec.unpack_attempt(value)[0] == time_ms:
+        attempts.delete(key)
 
 
 def keep_time(group: Group) -> None:

@@ -7,15 +7,21 @@ from typing import Any
 
 from tq import model
 from tq.errors import (
+    DedupIdMissing,
+    GroupMissing,
     InFlight,
     InvalidQueueName,
     MessageNotFound,
+    MoveNotFound,
+    MoveRunning,
+    NotInFifo,
     QueueDamaged,
     QueueExists,
     QueueFull,
     QueueNotEmpty,
     QueueNotFound,
     StaleReceipt,
+    TooManyInFlight,
     TooManyQueues,
 )
 from tq.web import formats, native, openapi, shapes
@@ -30,6 +36,7 @@ _NOTHING = Answer()
 _QUEUE = _json(shapes.Queue)
 _CREATED = Answer({JSON: shapes.Queue}, {"Location": str})
 _RECEIVED = {200: formats.MESSAGES, 204: _NOTHING}
+_NOT_FOR_FIFO = (GroupMissing, DedupIdMissing, NotInFifo)
 
 _NO_QUEUE = (InvalidQueueName, QueueNotFound, QueueDamaged)
 
@@ -88,7 +95,7 @@ ROUTES = openapi.published(
         headers={"Idempotency-Key": shapes.IdempotencyKey},
         bodies=formats.BODIES,
         answers={200: _json(shapes.Sent), 201: _json(shapes.Sent | shapes.SentBatch)},
-        errors=(*_NO_QUEUE, QueueFull),
+        errors=(*_NO_QUEUE, QueueFull, *_NOT_FOR_FIFO),
     ),
     Route(
         "GET",
@@ -97,7 +104,7 @@ ROUTES = openapi.published(
         native.received,
         query=shapes.ReceiveParameters,
         answers=_RECEIVED,
-        errors=_NO_QUEUE,
+        errors=(*_NO_QUEUE, TooManyInFlight),
     ),
     Route(
         "POST",
@@ -108,7 +115,7 @@ ROUTES = openapi.published(
         body=shapes.ReceiveParameters,
         is_body_optional=True,
         answers=_RECEIVED,
-        errors=_NO_QUEUE,
+        errors=(*_NO_QUEUE, TooManyInFlight),
     ),
     Route(
         "DELETE",
@@ -164,12 +171,38 @@ ROUTES = openapi.published(
     ),
     Route(
         "POST",
+        "/queues/{queue}/moves",
+        native.start_move,
+        native.move_shown,
+        body=shapes.NewMove,
+        is_body_optional=True,
+        answers={200: _json(shapes.Move)},
+        errors=(*_NO_QUEUE, MoveRunning),
+    ),
+    Route(
+        "GET",
+        "/queues/{queue}/moves",
+        native.list_moves,
+        native.moves_listed,
+        answers={200: _json(shapes.Moves)},
+        errors=_NO_QUEUE,
+    ),
+    Route(
+        "DELETE",
+        "/queues/{queue}/moves/{move}",
+        native.cancel_move,
+        native.move_shown,
+        answers={200: _json(shapes.Move)},
+        errors=(*_NO_QUEUE, MoveNotFound),
+    ),
+    Route(
+        "POST",
         "/receive",
         native.poll,
         native.polled,
         body=shapes.PollBody,
         answers=_RECEIVED,
-        errors=_NO_QUEUE,
+        errors=(*_NO_QUEUE, TooManyInFlight),
     ),
     Route(
         "POST",
@@ -178,7 +211,7 @@ ROUTES = openapi.published(
         native.transacted,
         body=shapes.TransactionBody,
         answers={200: _json(shapes.SentBatch)},
-        errors=(*_NO_QUEUE, QueueFull, StaleReceipt),
+        errors=(*_NO_QUEUE, QueueFull, StaleReceipt, *_NOT_FOR_FIFO),
     ),
     Route(
         "GET",

@@ -288,7 +288,8 @@ def json_message(message: Message, queue: str | None = None) -> bytes:
     """The message as a JSON object, its content spliced in as it came."""
     content, more = message.content, b""
     if message.media_type is not None:
-        more = b',"content_type":' + msgspec.json.encode(message.media_type)
+        if message.media_type != model.TEXT:
+            more = b',"content_type":' + msgspec.json.encode(message.media_type)
         try:
             content = msgspec.json.encode(content.decode())
         except UnicodeDecodeError:
@@ -327,11 +328,19 @@ def _extra(message: Message, queue: str | None) -> dict[str, Any]:
         shown["group"] = message.group
     if message.headers:
         shown["headers"] = message.headers
+    if message.dedup_id:
+        shown["dedup_id"] = message.dedup_id
+    if message.attributes:
+        shown["attributes"] = {name: _attribute(each) for name, each in message.attributes.items()}
     if message.dead_letter:
         shown["dead_letter"] = message.dead_letter
     if message.state:
         shown["state"] = message.state
     return shown
+
+
+def _attribute(attribute: model.Attribute) -> dict[str, Any]:
+    return {"type": attribute.type, "value": attribute.value}
 
 
 _LINE_ENDS = bytes.maketrans(b"\r\n", b"  ")
@@ -355,7 +364,9 @@ def _date_and_time(second: int) -> str:
 
 def _msgpack_message(message: Message, queue: str | None = None) -> dict[str, Any]:
     shown: dict[str, Any] = {"id": message.id, "content": message.content}
-    if message.media_type is not None:
+    if message.media_type == model.TEXT:
+        shown["content"] = message.content.decode()
+    elif message.media_type is not None:
         shown["content_type"] = message.media_type
     else:
         try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import uuid
 from typing import Any
 from urllib.parse import quote
 
@@ -9,9 +11,12 @@ import msgspec
 from msgspec import UNSET
 
 from tq import model
-from tq.errors import InvalidRequest, MessageNotFound, TqError
+from tq.errors import InvalidQueueName, InvalidRequest, MessageNotFound, TqError
 from tq.web import formats, shapes
 from tq.web.exchange import Request, Response, json_response
+
+_QUEUE_NAME = re.compile(model.QUEUE_NAME)
+
 
 # --- queues ---------------------------------------------------------------------------
 
@@ -20,7 +25,14 @@ def create_queue(request: Request) -> model.CreateQueue:
     """Create a queue."""
     body: shapes.NewQueue = request.told
     settings = msgspec.convert(body, model.QueueSettings, from_attributes=True)
-    return model.CreateQueue(body.name, settings)
+    return model.CreateQueue(_new_name(body.name), settings)
+
+
+def _new_name(name: str) -> str:
+    """Raises InvalidQueueName for one that only SQS can make."""
+    if not _QUEUE_NAME.fullmatch(name):
+        raise InvalidQueueName
+    return name
 
 
 def queue_created(_: Request, result: model.Created) -> Response:
@@ -30,7 +42,7 @@ def queue_created(_: Request, result: model.Created) -> Response:
 
 def put_queue(request: Request) -> model.PutQueue:
     """Create a queue or replace its settings."""
-    return model.PutQueue(request.params["queue"], request.told)
+    return model.PutQueue(_new_name(request.params["queue"]), request.told)
 
 
 def patch_queue(request: Request) -> model.PatchQueue:
@@ -139,7 +151,19 @@ def _receive(queues: tuple[str, ...], wanted: shapes.ReceiveParameters) -> model
         1 if wanted.max is UNSET else wanted.max,
         None if wanted.visibility_timeout is UNSET else _ms(wanted.visibility_timeout),
         0 if wanted.wait is UNSET else _ms(wanted.wait),
+        _attempt_id(wanted),
     )
+
+
+def _attempt_id(wanted: shapes.ReceiveParameters) -> str | None:
+    """Raises InvalidRequest."""
+    if wanted.attempt_id is UNSET:
+        return None
+    if wanted.visibility_timeout is UNSET:
+        raise InvalidRequest("An `attempt_id` is for a receive with a `visibility_timeout`.")
+    if len(wanted.attempt_id.encode()) > model.MAX_GROUP_BYTES:
+        raise InvalidRequest(f"More than {model.MAX_GROUP_BYTES} bytes - at `$.attempt_id`.")
+    return wanted.attempt_id
 
 
 def _ms(seconds: float) -> int:
@@ -280,6 +304,43 @@ def redrive(request: Request) -> model.Redrive:
 
 def redriven(_: Request, result: model.Redriven) -> Response:
     return json_response(200, shapes.Moved(result.moved))
+
+
+def start_move(request: Request) -> model.StartMove:
+    """Begin to move ready messages out of a dead-letter queue, so many a second."""
+    body: shapes.NewMove = request.told
+    return model.StartMove(request.params["queue"], str(uuid.uuid4()), body.to, body.per_second)
+
+
+def move_shown(_: Request, task: model.MoveTask) -> Response:
+    return json_response(200, _move(task))
+
+
+def list_moves(request: Request) -> model.ListMoves:
+    """List the latest moves out of a queue, the last first."""
+    return model.ListMoves(request.params["queue"])
+
+
+def moves_listed(_: Request, tasks: tuple[model.MoveTask, ...]) -> Response:
+    return json_response(200, shapes.Moves([_move(task) for task in tasks]))
+
+
+def cancel_move(request: Request) -> model.CancelMove:
+    """End a move that is running."""
+    return model.CancelMove(request.params["queue"], request.params["move"])
+
+
+def _move(task: model.MoveTask) -> shapes.Move:
+    return shapes.Move(
+        task.id,
+        task.status,
+        task.to,
+        task.per_second,
+        formats.timestamp(task.started_at_ms),
+        task.moved,
+        task.to_move,
+        task.failure or UNSET,
+    )
 
 
 def transact(request: Request) -> model.Transaction:

@@ -27,23 +27,25 @@ from tq.errors import (
 
 MAX_HEADERS = 200  # browsers send about 20, proxies add a few
 MAX_KNOWN_HEADS = 1_000
-MAX_KNOWN_BYTES = 1_000
-MAX_KNOWN_NAME = 50  # bytes of the name of a header
+MAX_KNOWN_BYTES = 600  # heads that are larger are signed, or of browsers
+MAX_KNOWN_NAMES = 1_000  # of headers …
+MAX_KNOWN_NAME = 50  # … and bytes of one
 _REPEATED = {"GET", "POST"}  # in the paths of other methods stands a message
-_NOT_PLAIN = {"transfer-encoding", "expect", "upgrade", "connection"}
+# A head with one of these says more than how long the body is, or does not come again.
+_NOT_LEARNED = {"transfer-encoding", "expect", "upgrade", "connection", "x-amz-date", "idempotency-key"}
 
 log = logging.getLogger("tq.web")
 
 
+_known_names: dict[bytes, str] = {}
+
+
 def _lower(name: bytes) -> str:
-    return _known_lower(name) if len(name) <= MAX_KNOWN_NAME else _in_lower_case(name)
-
-
-def _in_lower_case(name: bytes) -> str:
-    return name.decode("latin-1").lower()
-
-
-_known_lower = lru_cache(maxsize=1_000)(_in_lower_case)
+    """The name of a header in lower case; those that come again are remembered."""
+    lower = name.decode("latin-1").lower()
+    if len(name) <= MAX_KNOWN_NAME and len(_known_names) < MAX_KNOWN_NAMES:
+        _known_names[name] = lower
+    return lower
 
 
 @lru_cache
@@ -61,11 +63,11 @@ def _is_1_0(version: str) -> bool:
 class Head:
     """Everything of a request but its body. Names of headers are in lower case, repeated ones joined; `pairs` are all.
 
-    It is not changed once it was parsed: requests with the same bytes share one, and with it `call`, which is whatever
-    the application makes of a head.
+    It is not changed once it was parsed: requests with the same bytes share one that `is_known`, and with it `call`,
+    which is whatever the application makes of a head.
     """
 
-    __slots__ = ("call", "headers", "is_1_0", "keep_alive", "method", "pairs", "refusal", "target")
+    __slots__ = ("call", "headers", "is_1_0", "is_known", "keep_alive", "method", "pairs", "refusal", "target")
 
     def __init__(self) -> None:
         self.method = ""
@@ -76,6 +78,7 @@ class Head:
         self.keep_alive = True
         self.refusal: TqError | None = None
         self.call: Any = None
+        self.is_known = False
 
 
 class KnownHeads:
@@ -84,21 +87,26 @@ class KnownHeads:
     def __init__(self) -> None:
         self._heads: dict[bytes, tuple[Head, int]] = {}
 
+    def forget(self) -> None:
+        """Know none: what they ask for may be answered in another way now."""
+        self._heads.clear()
+
     def learn(self, data: bytes, head: Head, body: bytes) -> None:
         """Keep the head of a request that was all of the data, unless it says more than how long the body is."""
         size = len(data) - len(body)
         if head.method not in _REPEATED or size > MAX_KNOWN_BYTES:
             return
-        if not head.keep_alive or head.refusal or head.headers.keys() & _NOT_PLAIN:
+        if not head.keep_alive or head.refusal or not head.headers.keys().isdisjoint(_NOT_LEARNED):
             return
         if len(self._heads) >= MAX_KNOWN_HEADS:
             self._heads.clear()
+        head.is_known = True
         self._heads[data[:size]] = head, len(body)
 
     def find(self, data: bytes) -> tuple[Head, bytes] | None:
         """The request, when the data is a known head, its whole body, and nothing else."""
         end = data.find(b"\r\n\r\n") + 4
-        known = self._heads.get(data[:end])
+        known = self._heads.get(data[:end]) if end <= MAX_KNOWN_BYTES else None
         if known is None or len(data) - end != known[1]:
             return None
         return known[0], data[end:]
@@ -219,7 +227,7 @@ class RequestParser:
         assert head
         headers = head.headers
         for name, value in head.pairs:
-            key = _lower(name)
+            key = _known_names.get(name) or _lower(name)
             text = value.decode("latin-1").rstrip(" \t")  # RFC 9110, 5.5; llhttp leaves what is behind the value
             headers[key] = f"{headers[key]}, {text}" if key in headers else text
         if self._first_bytes + self.size + self._fed_bytes > self._max_header_bytes:

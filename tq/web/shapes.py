@@ -28,6 +28,7 @@ Receipt = Annotated[str, Meta(description="What the receive answered as `receipt
 VARIABLES: dict[str, Any] = {
     "queue": QueueName,
     "id": Annotated[str, Meta(description="The `id` of a message, or its `receipt` while it is leased.")],
+    "move": Annotated[str, Meta(description="The `id` of a move.")],
 }
 
 Limit = Annotated[int, Meta(ge=1, le=model.MAX_PAGE)]
@@ -61,6 +62,18 @@ class ReceiveParameters(Struct, frozen=True, forbid_unknown_fields=True):
     max: Max | UnsetType = UNSET
     visibility_timeout: Visibility | UnsetType = UNSET
     wait: Wait | UnsetType = UNSET
+    attempt_id: (
+        Annotated[
+            str,
+            Meta(
+                min_length=1,
+                description="A second receive with it, within 5 minutes, gets the same messages while they are leased. "
+                "≤ 128 bytes.",
+                extra_json_schema={"maxLength": model.MAX_GROUP_BYTES},
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
 
 
 class PeekParameters(Struct, frozen=True, forbid_unknown_fields=True):
@@ -184,6 +197,11 @@ class RedriveBody(Struct, frozen=True, forbid_unknown_fields=True):
     limit: Annotated[int, Meta(ge=1, le=model.MAX_SEQUENCE, description="Move at most so many.")] = model.MAX_SEQUENCE
 
 
+class NewMove(Struct, frozen=True, forbid_unknown_fields=True):
+    to: Annotated[QueueName, Meta(description="Move all to this queue instead of where each came from.")] | None = None
+    per_second: Annotated[int, Meta(ge=1, le=10_000, description="Messages a second, at the most.")] | None = None
+
+
 class AckPart(Struct, frozen=True, forbid_unknown_fields=True):
     queue: QueueName
     receipt: Receipt
@@ -242,6 +260,13 @@ class SentBatch(Struct, frozen=True, forbid_unknown_fields=True):
     ) = UNSET
 
 
+class Attribute(Struct, frozen=True, forbid_unknown_fields=True):
+    """An attribute that came over SQS and is not of the type String: those are headers. Binary values are base64."""
+
+    type: str
+    value: str
+
+
 class Message(Struct, frozen=True, forbid_unknown_fields=True):
     """A message that was received, or looked at."""
 
@@ -258,6 +283,8 @@ class Message(Struct, frozen=True, forbid_unknown_fields=True):
     priority: int | UnsetType = UNSET
     group: str | UnsetType = UNSET
     headers: dict[str, str] | UnsetType = UNSET
+    dedup_id: str | UnsetType = UNSET
+    attributes: dict[str, Attribute] | UnsetType = UNSET
     dead_letter: model.DeadLetterOrigin | UnsetType = UNSET
     state: model.State | UnsetType = UNSET
 
@@ -286,6 +313,28 @@ class Results(Struct, frozen=True, forbid_unknown_fields=True):
 
 class Moved(Struct, frozen=True, forbid_unknown_fields=True):
     moved: int
+
+
+class Move(Struct, frozen=True, forbid_unknown_fields=True):
+    """A move of messages: `to_move` is how many there were when it began."""
+
+    id: str
+    status: Literal["running", "completed", "cancelled", "failed"]
+    to: QueueName | None
+    per_second: int | None
+    started_at: Timestamp
+    moved: int
+    to_move: int
+    failure: (
+        Annotated[
+            str, Meta(description="`target_gone`, or `no_source` when some came from nowhere or a queue that is gone.")
+        ]
+        | UnsetType
+    ) = UNSET
+
+
+class Moves(Struct, frozen=True, forbid_unknown_fields=True):
+    moves: list[Move]
 
 
 class Status(Struct, frozen=True, forbid_unknown_fields=True):
