@@ -17,6 +17,9 @@ from tests.bench import Bench
 from tests.documented import assert_documented
 from tests.engines import open_engine
 from tests.harness import Server, findings, open_store
+from tests.sqs_queue import SqsQueue
+from tests.sqs_server import LocalServer
+from tests.sqs_wire import Json, Query, Wire
 from tq import __version__, lifecycle
 from tq.audit import audit
 from tq.broker import Broker
@@ -60,6 +63,39 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
     assert found == []
     if request.param == "lmdb":
         assert findings(tmp_path / "store") == []
+
+
+# --- SQS -------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def local() -> Iterator[LocalServer]:
+    """A server in this process that the tests of a module share. Its store is checked at the end."""
+    server = LocalServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture(params=[Json, Query], ids=["json", "query"])
+def wire(request: pytest.FixtureRequest, local: LocalServer) -> Iterator[Wire]:
+    """A client of it, for each protocol of SQS in turn."""
+    client: Wire = request.param(local.port)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def queue(local: LocalServer) -> Iterator[Callable[..., SqsQueue]]:
+    """Makes queues on it: `queue(fifo=True, DelaySeconds=1)`."""
+    made: list[SqsQueue] = []
+
+    def make(**options: Any) -> SqsQueue:
+        made.append(SqsQueue(local, **options))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
 
 
 # --- the server in process, for pytest-tornado ---------------------------------------------

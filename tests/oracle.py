@@ -233,6 +233,8 @@ class Oracle(Traffic):
 
     def _start_move(self, command: model.StartMove) -> model.MoveTask:
         queue = self._find(command.queue)
+        if command.to == queue.name:
+            raise errors.InvalidRequest
         if command.to is not None:
             self._find(command.to)
         if [task for task in queue.moves if task.status == "running"]:

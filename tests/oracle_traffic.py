@@ -109,7 +109,7 @@ class Traffic(Places):
             dedup_id = dedup_id_of(queue, draft)
             dedup_key = dedup_key_of(queue, draft, dedup_id or "")
             known.append(ids.get(dedup_key))
-            if dedup_id and known[-1] is None:
+            if dedup_id and known[-1] is None and settings.dedup_window:
                 ids[dedup_key] = queue.next_id + known.count(None) - 1
         new = [draft for draft, earlier in zip(drafts, known, strict=True) if earlier is None]
         messages = len(new) - len(freed)

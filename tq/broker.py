@@ -27,7 +27,7 @@ from msgspec.structs import replace
 
 from tq import __version__, lifecycle, model
 from tq.clock import TimerClock
-from tq.errors import InternalError, NotFound, Overloaded, StorageFailed, TqError
+from tq.errors import InternalError, NotFound, Overloaded, StorageFailed, StorageFull, TqError
 from tq.settings import Settings
 from tq.store import Store
 from tq.waiters import Waiter, Waiters
@@ -352,7 +352,7 @@ class Broker:
         limit = REDRIVE_MESSAGES if per_second is None else max(1, min(REDRIVE_MESSAGES, per_second // 10))
 
         def moved(result: Any) -> None:
-            if isinstance(result, Overloaded | InternalError):
+            if isinstance(result, Overloaded | InternalError | StorageFull):
                 self._loop.call_later(RETRY_S, self._move_on, task)
             elif isinstance(result, model.MoveTask):
                 pause_s = (result.moved - task.moved) / per_second if per_second else 0

@@ -14,12 +14,14 @@ import click
 import msgspec
 import uvloop
 
-from tq import __version__, lifecycle
+from tq import __version__, lifecycle, tokens
 from tq.broker import Broker
 from tq.errors import EXIT_STORAGE_FAILED, EXIT_USAGE, StartError
 from tq.settings import Settings
 from tq.store import Store
 from tq.web.server import Application, Server
+
+log = logging.getLogger("tq.cli")
 
 GARBAGE_OBJECTS = 20_000  # may pile up before cycles are looked for; a request leaves none
 
@@ -87,6 +89,9 @@ async def _serve(settings: Settings) -> int:
     store = open_store(settings)
     broker = Broker(store, settings)
     server = Server(Application(broker, settings), settings)
+    if settings.tokens:
+        server.use_tokens(tokens.load(Path(settings.tokens)))
+        loop.add_signal_handler(signal.SIGHUP, _reload, server, settings)
     try:
         urls = await server.listen()
         click.echo(f"tq {__version__} listens on {' and '.join(urls)}, data in {settings.data_dir}")
@@ -95,6 +100,40 @@ async def _serve(settings: Settings) -> int:
     finally:
         await broker.close()
     return EXIT_STORAGE_FAILED if broker.failed.is_set() else 0
+
+
+def _reload(server: Server, settings: Settings) -> None:
+    """Read the file of tokens again; when it cannot be read, those that are known stay."""
+    try:
+        server.use_tokens(tokens.load(Path(settings.tokens)))
+    except StartError as error:
+        log.error("%s The tokens stay as they were.", error)
+    else:
+        log.warning("the tokens were read again")
+
+
+@main.group()
+def token() -> None:
+    """Tokens, with which clients show who they are."""
+
+
+@token.command()
+@click.option("--tokens", "file", envvar="TQ_TOKENS", required=True, type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--name", required=True, help="Whose it is; over SQS the access key.")
+@click.option("--allow", multiple=True, required=True, help="A right, as send:orders.* or *:*; can be repeated.")
+def create(file: Path, name: str, allow: tuple[str, ...]) -> None:
+    """Make a token and print it, once.
+
+    Rights are send, receive, manage and observe, each for the queues whose names match a pattern.
+    """
+    try:
+        shown, made = tokens.create(file, name, allow)
+    except StartError as error:
+        click.echo(f"tq: {error}", err=True)
+        sys.exit(error.exit_code)
+    click.echo(f"token:                 {shown}")
+    click.echo(f"SQS access key id:     {made.name}")
+    click.echo(f"SQS secret access key: {made.sqs_secret}")
 
 
 def open_store(settings: Settings) -> Store:

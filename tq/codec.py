@@ -307,7 +307,7 @@ def unpack_move(value: bytes) -> MoveTask:
         raise CorruptRecord(f"not a move task: {error}") from error
 
 
-RECEIPT_BYTES = 12  # of a message's key and attempt
+LEASE_BYTES = 12  # of a message's key and attempt
 
 
 def pack_attempt(until_ms: int, leases: list[tuple[bytes, int]]) -> bytes:
@@ -316,7 +316,7 @@ def pack_attempt(until_ms: int, leases: list[tuple[bytes, int]]) -> bytes:
 
 def unpack_attempt(value: bytes) -> tuple[int, list[tuple[bytes, int]]]:
     """Until when a receive can be asked for again (ms), and the keys and attempts of what it leased."""
-    pieces = [value[at : at + RECEIPT_BYTES] for at in range(8, len(value), RECEIPT_BYTES)]
+    pieces = [value[at : at + LEASE_BYTES] for at in range(8, len(value), LEASE_BYTES)]
     return int.from_bytes(value[:8]), [(piece[:8], int.from_bytes(piece[8:])) for piece in pieces]
 
 

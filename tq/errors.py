@@ -7,6 +7,8 @@
     │   └── NotInFifo                not_in_fifo                 400
     ├── InvalidQueueName             invalid_queue_name          400
     ├── HostMissing                  invalid_host                400
+    ├── Unauthenticated              unauthenticated             401
+    ├── Forbidden                    forbidden                   403
     ├── NotFound                     not_found                   404
     │   ├── QueueNotFound            queue_not_found             404
     │   ├── MessageNotFound          message_not_found           404
@@ -86,6 +88,14 @@ class InvalidQueueName(TqError):
 
 class HostMissing(TqError):
     code, status, title = "invalid_host", 400, "An HTTP/1.1 request has exactly one Host header."
+
+
+class Unauthenticated(TqError):
+    code, status, title = "unauthenticated", 401, "The request shows no token that is known."
+
+
+class Forbidden(TqError):
+    code, status, title = "forbidden", 403, "The token has no right to this."
 
 
 class NotFound(TqError):

@@ -92,6 +92,22 @@ class Settings(Struct, frozen=True):
             "As much again is kept allocated. At most an eighth of the disk is used for each.",
         ),
     ] = 16 * _MIB
+    tokens: Annotated[
+        str,
+        Meta(description="File of tokens, as `tq token create` makes it; without one nobody is asked for a token."),
+    ] = ""
+    sqs_account: Annotated[
+        str,
+        Meta(pattern="^[0-9]{12}$", description="Account in the URLs and ARNs of queues over SQS, 12 digits."),
+    ] = "000000000000"
+    sqs_purge_seconds: Annotated[
+        float,
+        Meta(ge=0, le=3600, description="How long PurgeQueue is refused after one; SQS has 60, 0 allows it."),
+    ] = 0.0
+    sqs_recreate_seconds: Annotated[
+        float,
+        Meta(ge=0, le=3600, description="How long CreateQueue of a deleted name is refused; SQS has 60, 0 allows it."),
+    ] = 0.0
     shutdown_seconds: Annotated[
         float,
         Meta(ge=0, le=3600, description="How long a stop waits for requests in hand to finish."),

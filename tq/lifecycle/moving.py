@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from tq import codec, keys, model
 from tq.codec import CorruptRecord, MessageRecord
-from tq.errors import MoveNotFound, MoveRunning
+from tq.errors import InvalidRequest, MoveNotFound, MoveRunning
 from tq.lifecycle.group import Group, Queue
 from tq.lifecycle.places import displace, move
 
@@ -53,6 +53,8 @@ def _redrive_one(group: Group, queue: Queue, key: bytes, record: MessageRecord, 
 
 def start(group: Group, command: model.StartMove) -> model.MoveTask:
     queue = group.queue(command.queue)
+    if command.to == queue.name:
+        raise InvalidRequest("Messages cannot be moved to where they are - at `$.to`.")
     if command.to is not None:
         group.queue(command.to)
     tasks = _tasks(group, queue.name)

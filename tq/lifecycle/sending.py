@@ -48,13 +48,11 @@ def send(group: Group, command: model.Send) -> model.Sent:
 
 
 def _send_each(group: Group, queue: Queue, drafts: Sequence[model.Draft]) -> model.Sent:
-    """Each draft as if it came alone; at once, where that is the same: nothing is dropped, refused or known."""
+    """Each draft as if it came alone; at once, where that is the same: nothing is dropped and none is refused."""
     settings = queue.record.settings
     if not settings.max_messages and not settings.max_bytes:
         with suppress(TqError):
-            plan = make_plan(group, queue, drafts)
-            if not plan.known:
-                return carry_out(group, queue, plan)
+            return carry_out(group, queue, make_plan(group, queue, drafts))
     ids: list[int] = []
     duplicates: list[int] = []
     refused: list[tuple[int, TqError]] = []
@@ -139,7 +137,7 @@ def _find_duplicates(
         if dedup_id is not None:
             key = _dedup_key(queue, draft, dedup_id)
             duplicate = here.get(key) or _remembered(group, key)
-            if duplicate is None:
+            if duplicate is None and queue.record.settings.dedup_window:
                 here[key] = next_id
         found.append(duplicate)
         next_id += duplicate is None

@@ -20,7 +20,6 @@ MAX_PARTS = 1_000  # actions or parts of one command, so that it does not hold u
 MAX_POLLED = 100  # queues in one receive
 MAX_PRIORITY = 9
 MAX_GROUP_BYTES = 128  # UTF-8 of a group or a deduplication id: they are parts of keys
-MAX_REASON_BYTES = 512  # UTF-8 of why a message was rejected
 MAX_LIMIT = (1 << 63) - 1  # of messages or bytes in a queue: what a record on disk can hold
 MAX_HEADERS_BYTES = 65_536  # UTF-8 of one message's headers, names and values
 

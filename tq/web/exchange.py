@@ -1,14 +1,16 @@
 """One HTTP exchange as plain data: what a route is given and what it gives back.
 
 A route is a pair of functions, `ask(request)`, which makes a command or query, and `render(request, result)`, which
-makes the response. Neither sees a socket. Whoever drives them (`web.server`) reads the request, calls `parse`,
-submits, renders, and writes the response. The row of a route says all that it takes and gives: requests are decoded
-with the shapes that it names, and the OpenAPI document is made of the rows.
+makes the response. Where one command is not enough, `ask` is a generator of several and of the response (`Steps`).
+Neither sees a socket. Whoever drives them (`web.server`) reads the request, calls `parse`, submits, renders, and
+writes the response. The row of a route says all that it takes and gives: requests are decoded with the shapes that it
+names, and the OpenAPI document is made of the rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import http
+from collections.abc import Callable, Generator, Mapping
 from functools import lru_cache
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
@@ -146,7 +148,10 @@ class Problem(Struct, frozen=True):
     detail: str
 
 
-Ask = Callable[[Request], Command | Query | Response]
+Steps = Generator[Command | Query, Any, Response]
+"""What takes several commands: it yields each, is sent its result or thrown its TqError, and returns the response."""
+
+Ask = Callable[[Request], Command | Query | Response | Steps]
 Render = Callable[[Request, Any], Response]
 
 
@@ -172,19 +177,20 @@ class Route(Struct, frozen=True):
     ask: Ask
     render: Render
     answers: Mapping[int, Answer] = {}
-    query: type[Struct] = NoParameters
+    query: type[Struct] | None = NoParameters  # None when `ask` reads it
     body: Any = None
     is_body_optional: bool = False  # when it is empty, all fields have their defaults
     bodies: Mapping[str, Any] = {}
     headers: Mapping[str, Any] = {}
     errors: tuple[type[TqError], ...] = ()
+    is_open: bool = False  # asks for no token: for all, or it checks signatures by itself
 
     @property
     def reads_body(self) -> bool:
         """Whether what is asked for depends on more than the head."""
         return self.body is not None or bool(self.bodies)
 
-    def parse(self, request: Request) -> Command | Query | Response:
+    def parse(self, request: Request) -> Command | Query | Response | Steps:
         """What is asked for, or the response when nobody need be asked. Raises the TqErrors of the row.
 
         The query string was read already.
@@ -202,6 +208,8 @@ def problem(error: TqError, headers: tuple[tuple[str, str], ...] = ()) -> Respon
     """An error as RFC 9457 says it, with the machine's `code`."""
     if error.retry_after_s is not None:
         headers = (*headers, ("Retry-After", str(error.retry_after_s)))
+    if error.status == http.HTTPStatus.UNAUTHORIZED:
+        headers = (*headers, ("WWW-Authenticate", "Bearer"))
     body = Problem("about:blank", error.title, error.status, error.code, error.detail)
     return Response(error.status, msgspec.json.encode(body), PROBLEM, headers)
 

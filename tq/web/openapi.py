@@ -15,6 +15,7 @@ from msgspec import Meta, Struct, UnsetType
 
 from tq import __version__
 from tq.errors import (
+    Forbidden,
     HeadersTooLarge,
     HostMissing,
     InternalError,
@@ -25,6 +26,7 @@ from tq.errors import (
     StorageFailed,
     StorageFull,
     TqError,
+    Unauthenticated,
     UnsupportedMediaType,
 )
 from tq.model import Command, Query
@@ -67,7 +69,7 @@ def published(*routes: Route) -> tuple[Route, ...]:
         return Response(304, headers=headers) if is_known else Response(200, document, JSON, headers)
 
     answers = {200: Answer({JSON: dict[str, Any]}, {"ETag": str}), 304: Answer({}, {"ETag": str})}
-    own = Route("GET", PATH, get_document, _as_it_is, headers={"If-None-Match": str}, answers=answers)
+    own = Route("GET", PATH, get_document, _as_it_is, headers={"If-None-Match": str}, answers=answers, is_open=True)
     document = msgspec.json.encode(describe((*routes, own)))
     tag = f'"{blake2b(document, digest_size=12).hexdigest()}"'
     return (*routes, own)
@@ -163,13 +165,14 @@ def errors_of(route: Route) -> tuple[type[TqError], ...]:
     kinds = get_args(asked) or (asked,)
     of_command = _ANY_COMMAND if any(issubclass(kind, Command) for kind in kinds) else ()
     of_query = _ANY_QUERY if any(issubclass(kind, Query) for kind in kinds) else ()
-    return (*_ANY_REQUEST, *route.errors, *of_command, *of_query)
+    of_token = () if route.is_open else (Unauthenticated, Forbidden)
+    return (*_ANY_REQUEST, *of_token, *route.errors, *of_command, *of_query)
 
 
 def _parameters(route: Route, components: _Components) -> Iterable[dict[str, Any]]:
     for name in re.findall(r"\{(\w+)\}", route.path):
         yield {"name": name, "in": "path", "required": True, "schema": components.schema(VARIABLES[name])}
-    for name, schema in components.fields(route.query).items():
+    for name, schema in components.fields(route.query).items() if route.query else ():
         yield {"name": name, "in": "query", "schema": schema}
     for name, shape in route.headers.items():
         yield {"name": name, "in": "header", "schema": components.schema(shape)}

@@ -30,7 +30,8 @@ class Resource:
     def add(self, route: Route) -> None:
         self._routes[route.method] = route
         self.variables = [segment[1:-1] for segment in route.path.split("/") if segment.startswith("{")]
-        if route.method == "GET" and not issubclass(get_type_hints(route.ask)["return"], Command):
+        asks_for = get_type_hints(route.ask)["return"]
+        if route.method == "GET" and isinstance(asks_for, type) and not issubclass(asks_for, Command):
             self._routes["HEAD"] = route
         self.allow = ", ".join(sorted({*self._routes, "OPTIONS"}))
 
@@ -47,7 +48,7 @@ class Router:
         self._tree: dict[str, Any] = {}
         for route in routes:
             node = self._tree
-            for segment in route.path.strip("/").split("/"):
+            for segment in filter(None, route.path.split("/")):
                 node = node.setdefault(_ANY if segment.startswith("{") else segment, {})
             node.setdefault(_HERE, Resource()).add(route)
         # The last segment may be a message, and another one in each request; what is before it comes again.
@@ -61,7 +62,8 @@ class Router:
         parent, _, last = path.removesuffix("/").removeprefix("/").rpartition("/")
         find_parent = self._parent if len(parent) <= MAX_REMEMBERED_LENGTH else self._find_parent
         node, variables = find_parent(parent)
-        node, variables = _step(node, variables, last)
+        if last:
+            node, variables = _step(node, variables, last)
         if _HERE not in node:
             raise NotFound
         resource: Resource = node[_HERE]

@@ -12,7 +12,9 @@ import resource
 import socket
 import ssl
 import time
-from typing import Any
+from functools import lru_cache
+from types import GeneratorType
+from typing import Any, cast
 
 from tornado import httputil, netutil
 
@@ -21,12 +23,15 @@ from tq.broker import Broker, Ticket
 from tq.errors import EXIT_ADDRESS, InternalError, InvalidRequest, MethodNotAllowed, StartError, TqError
 from tq.model import Command, Query, Receive, Received, Send, Settle
 from tq.settings import Settings
+from tq.tokens import Token, Tokens
 from tq.web import ROUTES
 from tq.web.connection import Connection, Limits, Stream, WholeRequest
-from tq.web.exchange import Request, Response, Route, problem
+from tq.web.exchange import Request, Response, Route, Steps, problem
 from tq.web.parser import Head, KnownHeads
-from tq.web.router import Router
+from tq.web.router import MAX_REMEMBERED_LENGTH, Resource, Router
+from tq.web.sqs import Endpoint
 
+REMEMBERED_TARGETS = 1_000  # most requests have a few, whatever their headers
 BACKLOG = 1024  # connections that may wait to be accepted; the kernel's own bound is often 4,096
 CHECK_S = 1.0  # how often each client is looked at, whether it is too slow …
 CHECK_SHARES = 10  # … and in how many parts
@@ -43,9 +48,16 @@ class Application(httputil.HTTPServerConnectionDelegate):
     def __init__(self, broker: Broker, settings: Settings) -> None:
         self.broker = broker
         self.settings = settings
-        self.router = Router(ROUTES)
+        self._sqs = Endpoint(settings)
+        self.router = Router((*ROUTES, *self._sqs.routes()))
+        self._known = lru_cache(maxsize=REMEMBERED_TARGETS)(self._find)
+        self.use_tokens(None)
         self._second = 0
         self._heads: dict[tuple[int, str | None], bytes] = {}
+
+    def use_tokens(self, tokens: Tokens | None) -> None:
+        """From now on, ask for one of these; heads that were seen before must not be known any more."""
+        self._tokens = self._sqs.tokens = tokens
 
     def start_request(self, server_conn: object, request_conn: httputil.HTTPConnection) -> WholeRequest:
         assert isinstance(request_conn, Stream)
@@ -53,33 +65,47 @@ class Application(httputil.HTTPServerConnectionDelegate):
 
     def call(self, head: Head) -> _Call:
         """What a head asks for. Raises the TqErrors of its route."""
-        path, query = _split_target(head.target)
-        resource, variables = self.router.find(path)
+        find = self._known if len(head.target) <= MAX_REMEMBERED_LENGTH else self._find
+        path, query, resource, variables = find(head.target)
         if head.method == "OPTIONS":
             return _Call(response=Response(204, headers=(("Allow", resource.allow),)))
         try:
             route = resource.route(head.method)
         except MethodNotAllowed as error:
             return _Call(response=problem(error, (("Allow", resource.allow),)))
+        token = self._tokens.bearer(head.headers.get("authorization")) if self._tokens and not route.is_open else None
         request = Request(head.method, path, query, head.headers, variables, b"")
-        request.asked = request.query_as(route.query)
+        if route.query:
+            request.asked = request.query_as(route.query)
         if route.reads_body:
-            return _Call(route, request)
-        asked = route.parse(request)
-        return _Call(response=asked) if isinstance(asked, Response) else _Call(route, request, asked)
+            return _Call(route, request, token=token)
+        parsed = route.parse(request)
+        if isinstance(parsed, Response):
+            return _Call(response=parsed)
+        asked = cast("Command | Query", parsed)  # only a body asks for several
+        if token:
+            token.check(asked)
+        return _Call(route, request, asked)
+
+    def _find(self, target: str) -> tuple[str, str, Resource, dict[str, str]]:
+        """Path, query string, and what is at the path. Raises NotFound, InvalidRequest."""
+        path, query = _split_target(target)
+        return path, query, *self.router.find(path)
 
     def head(self, response: Response) -> bytes:
-        """Status line and headers; without any of its own they are made once a second for each kind of answer."""
+        """Status line and headers; what all answers of a kind have is made once a second."""
         second = int(time.time())
         if second != self._second:
             self._second = second
             self._heads.clear()
         kind = response.status, response.content_type
+        head = self._heads.get(kind) or self._heads.setdefault(kind, self._make_head(*kind))
         if response.headers:
-            return self._make_head(*kind, dict(response.headers))
-        return self._heads.get(kind) or self._heads.setdefault(kind, self._make_head(*kind, {}))
+            lines = [f"{name}: {value}\r\n" for name, value in response.headers]
+            return head + "".join(lines).encode("latin-1")
+        return head
 
-    def _make_head(self, status: int, content_type: str | None, own: dict[str, str]) -> bytes:
+    def _make_head(self, status: int, content_type: str | None) -> bytes:
         headers = {
             "Server": f"tq/{__version__}",
             "Date": email.utils.formatdate(self._second, usegmt=True),
@@ -88,7 +114,7 @@ class Application(httputil.HTTPServerConnectionDelegate):
         }
         if content_type:
             headers["Content-Type"] = content_type
-        lines = [f"{name}: {value}\r\n" for name, value in (headers | own).items()]
+        lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
         return f"HTTP/1.1 {status} {http.client.responses[status]}\r\n{''.join(lines)}".encode("latin-1")
 
     def refusal(self, error: TqError) -> tuple[bytes, bytes]:
@@ -101,9 +127,10 @@ class _Call:
     """What a head asks for, which is found once for all the requests that share it (`Head.call`).
 
     `asked` is None where it depends on the body too, and everything but `response` where the head is all it takes.
+    `token` is whose rights are still to be looked at.
     """
 
-    __slots__ = ("asked", "request", "response", "route")
+    __slots__ = ("asked", "request", "response", "route", "token")
 
     def __init__(
         self,
@@ -111,7 +138,9 @@ class _Call:
         request: Request | None = None,
         asked: Command | Query | None = None,
         response: Response | None = None,
+        token: Token | None = None,
     ) -> None:
+        self.token = token
         self.route = route
         self.request = request
         self.asked = asked
@@ -123,6 +152,7 @@ class _Exchange(WholeRequest):
 
     _response: Response | None = None
     _ticket: Ticket | None = None
+    _steps: Steps | None = None
 
     def __init__(self, application: Application, stream: Stream) -> None:
         self._application = application
@@ -150,12 +180,21 @@ class _Exchange(WholeRequest):
         self._request = call.request
         asked = call.asked
         if asked is None:
-            self._request = call.request.with_body(body)
+            self._request = call.request.with_body(body) if head.is_known else call.request
+            self._request.body = body
             parsed = call.route.parse(self._request)
+            if isinstance(parsed, GeneratorType):
+                self._steps = parsed
+                try:
+                    parsed = next(parsed)
+                except StopIteration as stop:
+                    parsed = stop.value
             if isinstance(parsed, Response):
                 self._response = parsed
                 return
-            asked = parsed
+            asked = cast("Command | Query", parsed)
+            if call.token:
+                call.token.check(asked)
         self._asked = asked
         kind = type(asked)
         if kind is Receive:
@@ -167,18 +206,26 @@ class _Exchange(WholeRequest):
         if self._response:
             self._respond(self._response)
         else:
-            self._ticket = self._application.broker.submit(self._asked, self._answer)
+            self._submit(self._asked)
+
+    def _submit(self, asked: Command | Query) -> None:
+        ticket = self._application.broker.submit(asked, self._answer)
+        if ticket and not ticket.is_over:  # else it was answered already, and that may have made another one
+            self._ticket = ticket
 
     def on_connection_close(self) -> None:
         if self._ticket:
             self._ticket.cancel()
 
     def _answer(self, result: Any) -> None:
-        self._ticket = None  # it refers back to this
+        ticket, self._ticket = self._ticket, None  # it refers back to this
+        if ticket and ticket.has_waited and isinstance(result, Received) and self._is_in_vain(result):
+            return
+        if self._steps:
+            self._step(self._steps, result)
+            return
         if isinstance(result, TqError):
             self._respond(problem(result))
-            return
-        if self.needs_client and self._is_in_vain(result):
             return
         try:
             response = self._route.render(self._request, result)
@@ -189,11 +236,21 @@ class _Exchange(WholeRequest):
             response = problem(InternalError())
         self._respond(response)
 
+    def _step(self, steps: Steps, result: Any) -> None:
+        """Go on with the next command of several, or answer."""
+        try:
+            asked = steps.throw(result) if isinstance(result, TqError) else steps.send(result)
+        except StopIteration as stop:
+            self._respond(stop.value)
+        except Exception:
+            log.exception("%s %s could not be answered", self._request.method, self._request.path)
+            self._respond(problem(InternalError()))
+        else:
+            self._submit(asked)
+
     def _is_in_vain(self, received: Received) -> bool:
         """Whether the client of a long poll has gone meanwhile; then its messages go back."""
-        asked = self._asked
-        assert isinstance(asked, Receive)
-        if not asked.wait_ms or not received.messages or not self._stream.is_abandoned():
+        if not received.messages or not self._stream.is_abandoned():
             return False
         self._application.broker.give_back(received)
         self._stream.abandon()
@@ -234,6 +291,11 @@ class Server:
         self._unchecked: list[Connection] = []
         self._known = KnownHeads()
         self._servers: list[asyncio.Server] = []
+
+    def use_tokens(self, tokens: Tokens | None) -> None:
+        """Ask for these tokens from now on, whatever was answered before."""
+        self._known.forget()
+        self._application.use_tokens(tokens)
 
     async def listen(self) -> list[str]:
         """Begin to accept connections; returns the base URLs. Raises StartError."""

@@ -1,0 +1,76 @@
+"""Cases: how a request says which queue it means, and what is told of a queue that is not there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.sqs_cases import ABSENT, ACCOUNT, NO_QUEUE, Case, Step, missing, redrive, row
+from tests.sqs_cases_queues import permission
+
+_HANDLE = {"ReceiptHandle": "garbage"}
+# An input of each operation on a queue, beside the queue.
+OF_QUEUE: dict[str, dict[str, Any]] = {
+    "AddPermission": permission(),
+    "ChangeMessageVisibility": {**_HANDLE, "VisibilityTimeout": 1},
+    "ChangeMessageVisibilityBatch": {"Entries": [{"Id": "a", **_HANDLE, "VisibilityTimeout": 1}]},
+    "DeleteMessage": _HANDLE,
+    "DeleteMessageBatch": {"Entries": [{"Id": "a", **_HANDLE}]},
+    "DeleteQueue": {},
+    "GetQueueAttributes": {"AttributeNames": ["All"]},
+    "ListDeadLetterSourceQueues": {},
+    "ListQueueTags": {},
+    "PurgeQueue": {},
+    "ReceiveMessage": {},
+    "RemovePermission": {"Label": "l"},
+    "SendMessage": {"MessageBody": "a"},
+    "SendMessageBatch": {"Entries": [{"Id": "a", "MessageBody": "a"}]},
+    "SetQueueAttributes": {"Attributes": {"DelaySeconds": "1"}},
+    "TagQueue": {"Tags": {"a": "1"}},
+    "UntagQueue": {"TagKeys": ["a"]},
+}
+FOUND = {
+    "its URL": "$url",
+    "its bare name": "$name",
+    "a URL of another host": f"https://sqs.eu-west-1.amazonaws.com/{ACCOUNT}/$name",
+    "a URL of another account": "$host/999999999999/$name",
+    "a URL of an old host": f"https://queue.amazonaws.com/{ACCOUNT}/$name",
+    "a path": f"/{ACCOUNT}/$name",
+}
+NOT_FOUND = {
+    "another name": f"$host/{ACCOUNT}/$n-absent$x",
+    "a name in other case": f"$host/{ACCOUNT}/Q$name",
+    "a URL that ends with a slash": "$url/",
+    "a slash": "/",
+    "a host alone": "http://localhost/",
+    "a name with a space": "a b",
+    "a long name": "a" * 10_000,
+    "characters": "\u00e9\u6f22\U0001f642",
+    "bytes that are escaped": "%00%2f..",
+}
+
+
+def attributes_at(name: str, queue_url: Any, answers: Any) -> Case:
+    given = {"QueueUrl": queue_url, "AttributeNames": ["QueueArn"]}
+    return row(f"by {name}", "GetQueueAttributes", given, answers)
+
+
+CASES = [
+    *(row("where there is no queue", name, given, NO_QUEUE, attributes=None) for name, given in OF_QUEUE.items()),
+    *(
+        row("without a QueueUrl", name, {"QueueUrl": ABSENT, **given}, missing("QueueUrl"))
+        for name, given in OF_QUEUE.items()
+    ),
+    *(
+        row("with an empty QueueUrl", name, {"QueueUrl": "", **given}, missing("QueueUrl"))
+        for name, given in OF_QUEUE.items()
+    ),
+    *(attributes_at(name, url, {"Attributes": {"QueueArn": "$arn"}}) for name, url in FOUND.items()),
+    *(attributes_at(name, url, NO_QUEUE) for name, url in NOT_FOUND.items()),
+    row(
+        "a target in another region and account",
+        "SetQueueAttributes",
+        {"Attributes": {"RedrivePolicy": redrive(1).replace("us-east-1", "eu-west-1").replace(ACCOUNT, "9" * 12)}},
+        {},
+        before=(Step("CreateQueue", {"QueueName": "$n-dead$x"}),),
+    ),
+]

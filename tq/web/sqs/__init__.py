@@ -1,0 +1,236 @@
+"""Amazon SQS, in both of its protocols, over the same queues and messages as tq's own API.
+
+    request ─▶ JSON 1.0 or Query ─▶ `shapes` (input) ─▶ operation ─▶ commands of the model
+    answer  ◀─ JSON 1.0 or XML   ◀─ output (a dict)  ◀─ operation ◀─ results
+
+An operation is a generator: it yields commands and queries, is sent their results, and returns its output by the names
+of the service model. `queues`, `messages` and `moves` hold them; `attributes` and `contents` say what a queue's
+attributes and a message's are in tq; `errors` has the codes and texts of the service; `query` is the older protocol.
+Rules that change what becomes of a message are not here but in `lifecycle`, as properties of queues and commands.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from tq.errors import TqError
+from tq.settings import Settings
+from tq.tokens import Token, Tokens
+from tq.web.exchange import ANY, Answer, Request, Response, Route, Steps, decode
+from tq.web.sqs import messages, moves, query, queues, shapes
+from tq.web.sqs.call import Call, Operation, Output, Recent
+from tq.web.sqs.errors import MODELED, MODELED_KINDS, UNMODELED, SqsError, from_tq
+from tq.web.sqs.signature import verify
+
+JSON_1_0 = "application/x-amz-json-1.0"
+XML = "text/xml"
+TARGET = "AmazonSQS."
+
+_OPERATIONS: dict[str, tuple[type[shapes.Input], Callable[[Call, Any], Operation]]] = {
+    "AddPermission": (shapes.AddPermission, queues.add_permission),
+    "CancelMessageMoveTask": (shapes.CancelMessageMoveTask, moves.cancel_message_move_task),
+    "ChangeMessageVisibility": (shapes.ChangeMessageVisibility, messages.change_message_visibility),
+    "ChangeMessageVisibilityBatch": (shapes.ChangeMessageVisibilityBatch, messages.change_message_visibility_batch),
+    "CreateQueue": (shapes.CreateQueue, queues.create_queue),
+    "DeleteMessage": (shapes.DeleteMessage, messages.delete_message),
+    "DeleteMessageBatch": (shapes.DeleteMessageBatch, messages.delete_message_batch),
+    "DeleteQueue": (shapes.DeleteQueue, queues.delete_queue),
+    "GetQueueAttributes": (shapes.GetQueueAttributes, queues.get_queue_attributes),
+    "GetQueueUrl": (shapes.GetQueueUrl, queues.get_queue_url),
+    "ListDeadLetterSourceQueues": (shapes.ListDeadLetterSourceQueues, moves.list_dead_letter_source_queues),
+    "ListMessageMoveTasks": (shapes.ListMessageMoveTasks, moves.list_message_move_tasks),
+    "ListQueueTags": (shapes.ListQueueTags, queues.list_queue_tags),
+    "ListQueues": (shapes.ListQueues, queues.list_queues),
+    "PurgeQueue": (shapes.PurgeQueue, queues.purge_queue),
+    "ReceiveMessage": (shapes.ReceiveMessage, messages.receive_message),
+    "RemovePermission": (shapes.RemovePermission, queues.remove_permission),
+    "SendMessage": (shapes.SendMessage, messages.send_message),
+    "SendMessageBatch": (shapes.SendMessageBatch, messages.send_message_batch),
+    "SetQueueAttributes": (shapes.SetQueueAttributes, queues.set_queue_attributes),
+    "StartMessageMoveTask": (shapes.StartMessageMoveTask, moves.start_message_move_task),
+    "TagQueue": (shapes.TagQueue, queues.tag_queue),
+    "UntagQueue": (shapes.UntagQueue, queues.untag_queue),
+}
+_NOT_AT_A_QUEUE = ("CreateQueue", "ListQueues")
+_DECODERS = {name: msgspec.json.Decoder(shape).decode for name, (shape, _) in _OPERATIONS.items()}
+
+
+class Endpoint:
+    """What answers SQS at `/` and at `/{account}/{queue}`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._account = settings.sqs_account
+        self._purged = Recent(settings.sqs_purge_seconds)
+        self._deleted = Recent(settings.sqs_recreate_seconds)
+        self.tokens: Tokens | None = None
+
+    def routes(self) -> tuple[Route, ...]:
+        answers = {200: Answer({ANY: bytes})}
+        return tuple(
+            Route(method, path, self.ask, _rendered, query=None, bodies={ANY: bytes}, answers=answers, is_open=True)
+            for method in ("POST", "GET")
+            for path in ("/", "/{account}/{queue}")
+        )
+
+    def ask(self, request: Request) -> Steps:
+        """Run the operation that a request names, and answer in its protocol."""
+        target = request.headers.get("x-amz-target")
+        protocol = _Query(request) if target is None else _Json(request, target)
+        try:
+            begin, wanted = protocol.read()
+            operation = begin(Call(request, protocol.credential(), self._account, self._purged, self._deleted), wanted)
+            output = yield from (_checked(verify(request, self.tokens), operation) if self.tokens else operation)
+        except SqsError as error:
+            return protocol.error(error)
+        except TqError as error:
+            return protocol.error(from_tq(error))
+        return protocol.answer(output)
+
+
+def _checked(token: Token, operation: Operation) -> Operation:
+    """An operation of which the token must have the right to every part. Raises Forbidden."""
+    result: Any = None
+    refusal: TqError | None = None
+    while True:
+        try:
+            asked = operation.throw(refusal) if refusal else operation.send(result)
+        except StopIteration as stop:
+            output: Output = stop.value
+            return output
+        token.check(asked)
+        refusal = None
+        try:
+            result = yield asked
+        except TqError as error:
+            refusal = error
+
+
+_requests = itertools.count(random.getrandbits(48))
+_PROCESS = f"{random.getrandbits(32):08x}-{random.getrandbits(16):04x}-4{random.getrandbits(12):03x}-8000"
+
+
+def _request_id() -> str:
+    """A UUID of version 4 in its form. It only has to be another one each time, so they are counted."""
+    return f"{_PROCESS}-{next(_requests) & 0xFFFFFFFFFFFF:012x}"
+
+
+def _rendered(_: Request, response: Response) -> Response:
+    return response
+
+
+_Begin = Callable[[Call, Any], Operation]
+
+
+class _Protocol:
+    """One of the two, for one request."""
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self._request_id = _request_id()
+        self._name = ""
+
+    def read(self) -> tuple[_Begin, Any]:
+        """The operation that is asked for, and its input. Raises SqsError."""
+        raise NotImplementedError
+
+    def answer(self, output: Output) -> Response:
+        raise NotImplementedError
+
+    def error(self, error: SqsError) -> Response:
+        raise NotImplementedError
+
+    def credential(self) -> str:
+        """Where the request says who has signed it."""
+        return self._request.headers.get("authorization", "")
+
+    def _headers(self) -> tuple[tuple[str, str], ...]:
+        return (("x-amzn-RequestId", self._request_id),)
+
+
+class _Json(_Protocol):
+    """AWS JSON 1.0: the operation in a header, its input as the body."""
+
+    def __init__(self, request: Request, target: str) -> None:
+        super().__init__(request)
+        self._name = target.removeprefix(TARGET) if target.startswith(TARGET) else ""
+
+    def read(self) -> tuple[_Begin, Any]:
+        if self._name not in _OPERATIONS:
+            raise SqsError("UnknownOperationException", "The operation that X-Amz-Target names is not known.")
+        body = self._request.body or b"{}"
+        try:
+            wanted = decode(_DECODERS[self._name], body)
+        except TqError as error:
+            raise SqsError("SerializationException", error.detail) from error
+        return _OPERATIONS[self._name][1], wanted
+
+    def answer(self, output: Output) -> Response:
+        told = output if all(output.values()) else {name: value for name, value in output.items() if _is_told(value)}
+        return Response(200, msgspec.json.encode(told), JSON_1_0, self._headers())
+
+    def error(self, error: SqsError) -> Response:
+        prefix = MODELED if error.kind in MODELED_KINDS else UNMODELED
+        body = msgspec.json.encode({"__type": prefix + error.kind, "message": error.message})
+        blame = "Sender" if error.is_sender else "Receiver"
+        headers = (*self._headers(), ("x-amzn-query-error", f"{error.code};{blame}"))
+        return Response(error.status, body, JSON_1_0, headers)
+
+
+def _is_told(value: Any) -> bool:
+    """Lists and maps that are empty are left out."""
+    return bool(value) or not isinstance(value, list | dict)
+
+
+class _Query(_Protocol):
+    """The Query protocol: `Action` and the rest as parameters, and XML back."""
+
+    def __init__(self, request: Request) -> None:
+        super().__init__(request)
+        self._parameters: dict[str, str] = {}
+
+    def read(self) -> tuple[_Begin, Any]:
+        request = self._request
+        self._parameters = query.parameters(request.query, request.body)
+        self._name = self._parameters.get("Action", "")
+        if not self._name:
+            raise _UnknownOperation
+        is_out_of_place = self._name in _NOT_AT_A_QUEUE and "queue" in request.params
+        if self._name not in _OPERATIONS or is_out_of_place:
+            message = f"The action {self._name} is not valid for this endpoint."
+            raise SqsError("InvalidAction", message)
+        shape, operation = _OPERATIONS[self._name]
+        return operation, query.read(self._parameters, self._name, shape)
+
+    def credential(self) -> str:
+        presigned = self._parameters.get("X-Amz-Credential")
+        return f"Credential={presigned}" if presigned else super().credential()
+
+    def answer(self, output: Output) -> Response:
+        if self._wants_json:
+            return self._response(200, query.json(self._name, output, self._request_id), "application/json")
+        return self._response(200, query.xml(self._name, output, self._request_id), XML)
+
+    def error(self, error: SqsError) -> Response:
+        if error is _UnknownOperation:
+            return self._response(404, b"<UnknownOperationException/>\n", XML)
+        if error.kind == "QueueDoesNotExist":
+            message = "The specified queue does not exist for this wsdl version."
+            error = SqsError(error.code, message, error.kind, error.status)
+        if self._wants_json:
+            return self._response(error.status, query.json_error(error, self._request_id), "application/json")
+        return self._response(error.status, query.xml_error(error, self._request_id), XML)
+
+    @property
+    def _wants_json(self) -> bool:
+        return self._request.headers.get("accept", "").partition(";")[0].strip() == "application/json"
+
+    def _response(self, status: int, body: bytes, content_type: str) -> Response:
+        return Response(status, body, content_type, self._headers())
+
+
+_UnknownOperation = SqsError("UnknownOperationException", "The request names no Action.", status=404)

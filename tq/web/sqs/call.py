@@ -1,0 +1,89 @@
+"""What an operation knows of the request it is for: whose queues it is about, how they are called, and the switches."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Generator
+from typing import Any
+
+from tq.model import Command, Query
+from tq.web.exchange import Request
+from tq.web.sqs.attributes import Scope
+from tq.web.sqs.errors import missing, no_such_queue
+
+REGION = "us-east-1"  # of requests that are not signed
+
+_SIGNED_FOR = re.compile(r"Credential=[^/,\s]+/\d{8}/([a-z0-9-]{1,32})/sqs/aws4_request")
+
+Output = dict[str, Any]
+"""What an operation answers, by the names of the service model."""
+
+Operation = Generator[Command | Query, Any, Output]
+"""An operation under way: it yields what to ask of the broker, is sent the result, and returns its output."""
+
+
+class Recent:
+    """What was done to a queue in the last so many seconds; for rules of the service that are off at 0 seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._times: dict[str, float] = {}
+
+    def has(self, queue: str) -> bool:
+        return queue in self._times and time.monotonic() - self._times[queue] < self._seconds
+
+    def forget(self, queue: str) -> None:
+        self._times.pop(queue, None)
+
+    def add(self, queue: str) -> None:
+        if self._seconds:
+            now_s = time.monotonic()
+            self._times = {name: at_s for name, at_s in self._times.items() if now_s - at_s < self._seconds}
+            self._times[queue] = now_s
+
+
+class Call:
+    """One request. `account` is the server's, `credential` what says who has signed it and for which region."""
+
+    __slots__ = ("_credential", "_request", "_scope", "account", "deleted", "purged")
+
+    def __init__(self, request: Request, credential: str, account: str, purged: Recent, deleted: Recent) -> None:
+        self._request = request
+        self._credential = credential
+        self._scope: Scope | None = None
+        self.account = account
+        self.purged = purged
+        self.deleted = deleted
+
+    @property
+    def scope(self) -> Scope:
+        """Whose queues it is about."""
+        if self._scope is None:
+            signed = _SIGNED_FOR.search(self._credential)
+            self._scope = Scope(signed[1] if signed else REGION, self.account)
+        return self._scope
+
+    @property
+    def trace(self) -> str | None:
+        return self._request.headers.get("x-amzn-trace-id")
+
+    def queue(self, queue_url: str | None) -> str:
+        """The name of the queue that is meant: by the path of a URL, whatever its host, or by a bare name."""
+        named = queue_url or self._request.params.get("queue")
+        if not named:
+            raise missing("QueueUrl")
+        name = named.partition("?")[0].rpartition("/")[2]
+        if not name:
+            raise no_such_queue()
+        return name
+
+    def url(self, queue: str) -> str:
+        """The URL of a queue, at the host that the client has used."""
+        headers = self._request.headers
+        scheme = "https" if headers.get("x-forwarded-proto") == "https" else "http"
+        return f"{scheme}://{headers.get('host', 'localhost')}/{self.account}/{queue}"
+
+
+def is_fifo(queue: str) -> bool:
+    return queue.endswith(".fifo")

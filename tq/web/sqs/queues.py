@@ -1,0 +1,314 @@
+"""The operations on queues: made, found, listed, configured, tagged, shared by policy, emptied and removed."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Generator
+from typing import Any
+
+from tq import model
+from tq.errors import InvalidQueueName, InvalidRequest, QueueExists, QueueNotFound
+from tq.web.sqs import shapes
+from tq.web.sqs.attributes import (
+    ALL,
+    LAST_MODIFIED,
+    SOMETIMES,
+    TAG,
+    Parsed,
+    allows,
+    check_together,
+    differing,
+    new_settings,
+    parse,
+    render,
+    tag_notes,
+    tags_of,
+    unknown,
+)
+from tq.web.sqs.call import Call, Operation, Output
+from tq.web.sqs.errors import invalid_parameter, invalid_value, missing, modeled
+from tq.web.sqs.moves import page_of
+
+MAX_ACTIONS = 7
+
+_STANDARD_NAME = re.compile("[A-Za-z0-9_-]{1,80}")
+_FIFO_NAME = re.compile(r"[A-Za-z0-9_-]{1,75}\.fifo")
+_ACCOUNT = re.compile("[0-9]{12}")
+
+# What a permission may be given for (AddPermission, "Actions").
+_SHARED = (
+    "*",
+    "ChangeMessageVisibility",
+    "DeleteMessage",
+    "GetQueueAttributes",
+    "GetQueueUrl",
+    "ListDeadLetterSourceQueues",
+    "PurgeQueue",
+    "ReceiveMessage",
+    "SendMessage",
+)
+_NOT_SHARED = (
+    "AddPermission",
+    "CancelMessageMoveTask",
+    "CreateQueue",
+    "DeleteQueue",
+    "ListMessageMoveTasks",
+    "ListQueueTags",
+    "ListQueues",
+    "RemovePermission",
+    "SetQueueAttributes",
+    "StartMessageMoveTask",
+    "TagQueue",
+    "UntagQueue",
+)
+
+
+# --- made and found -------------------------------------------------------------
+
+
+def create_queue(call: Call, wanted: shapes.CreateQueue) -> Operation:
+    name = wanted.queue_name
+    if not name:
+        raise missing("QueueName")
+    given = wanted.attributes or {}
+    is_fifo = given.get("FifoQueue") == "true"
+    _check_name(name, is_fifo)
+    parsed = parse(given, is_fifo)
+    notes = {key: text for key, text in parsed.notes.items() if text is not None} | tag_notes(name, wanted.tags or {})
+    while True:
+        try:
+            info: model.QueueInfo = yield model.GetQueue(name)
+        except (QueueNotFound, InvalidQueueName):
+            pass
+        else:
+            other = differing(call.scope, info, given, parsed)
+            if other:
+                message = f"A queue already exists with the same name and a different value for attribute {other}"
+                raise modeled("QueueNameExists", message)
+            return {"QueueUrl": call.url(name)}
+        if call.deleted.has(name):
+            message = (
+                "You must wait 60 seconds after deleting a queue before you can create another with the same name."
+            )
+            raise modeled("QueueDeletedRecently", message)
+        check_together(given, {})
+        yield from _check_target(name, given, parsed)
+        try:
+            yield model.CreateQueue(name, new_settings(parsed), notes)
+        except QueueExists:
+            continue  # somebody was faster
+        except InvalidRequest as error:
+            raise invalid_value(given.get("RedrivePolicy"), "RedrivePolicy", error.detail) from error
+        return {"QueueUrl": call.url(name)}
+
+
+def _check_target(name: str, given: dict[str, str], parsed: Parsed) -> Generator[model.Query, Any, None]:
+    """The queue for dead letters exists and takes those of this queue. Raises SqsError."""
+    letter = parsed.settings.get("dead_letter")
+    if letter is None:
+        return
+    try:
+        target: model.QueueInfo = yield model.GetQueue(letter.queue)
+    except (QueueNotFound, InvalidQueueName) as error:
+        raise invalid_value(given["RedrivePolicy"], "RedrivePolicy", "Dead letter target does not exist.") from error
+    if not allows(target, name):
+        reason = "The dead-letter queue does not allow this queue as its source."
+        raise invalid_value(given["RedrivePolicy"], "RedrivePolicy", reason)
+
+
+def _check_name(name: str, is_fifo: bool) -> None:
+    """Raises SqsError."""
+    if is_fifo and not _FIFO_NAME.fullmatch(name):
+        raise invalid_parameter(
+            "The name of a FIFO queue can only include alphanumeric characters, hyphens, or underscores, must end with "
+            ".fifo suffix and be 1 to 80 in length."
+        )
+    if not is_fifo and not _STANDARD_NAME.fullmatch(name):
+        raise invalid_parameter("Can only include alphanumeric characters, hyphens, or underscores. 1 to 80 in length")
+
+
+def get_queue_url(call: Call, wanted: shapes.GetQueueUrl) -> Operation:
+    if not wanted.queue_name:
+        raise missing("QueueName")
+    yield model.GetQueue(wanted.queue_name)
+    return {"QueueUrl": call.url(wanted.queue_name)}
+
+
+def list_queues(call: Call, wanted: shapes.ListQueues) -> Operation:
+    names: list[str] = []
+    after: str | None = ""
+    while after is not None:
+        page: model.QueuePage = yield model.ListQueues(wanted.queue_name_prefix or "", after, model.MAX_PAGE)
+        names += [info.name for info in page.queues]
+        after = page.next
+    found, following = page_of(names, wanted.next_token, wanted.max_results)
+    answer: Output = {"QueueUrls": [call.url(name) for name in found]}
+    return answer | ({"NextToken": following} if following else {})
+
+
+def delete_queue(call: Call, wanted: shapes.DeleteQueue) -> Operation:
+    queue = call.queue(wanted.queue_url)
+    yield model.DeleteQueue(queue)
+    call.deleted.add(queue)
+    call.purged.forget(queue)
+    return {}
+
+
+def purge_queue(call: Call, wanted: shapes.PurgeQueue) -> Operation:
+    queue = call.queue(wanted.queue_url)
+    if call.purged.has(queue):
+        message = f"Only one PurgeQueue operation on {queue} is allowed every 60 seconds."
+        raise modeled("PurgeQueueInProgress", message)
+    yield model.PurgeQueue(queue)
+    call.purged.add(queue)
+    return {}
+
+
+# --- configured -------------------------------------------------------------
+
+
+def get_queue_attributes(call: Call, wanted: shapes.GetQueueAttributes) -> Operation:
+    queue = call.queue(wanted.queue_url)
+    names = wanted.attribute_names or []
+    for name in names:
+        if name not in ("All", *ALL, *SOMETIMES):
+            raise unknown(name)
+    info: model.QueueInfo = yield model.GetQueue(queue)
+    attributes = render(call.scope, info)
+    if "All" not in names:
+        attributes = {name: text for name, text in attributes.items() if name in names}
+    return {"Attributes": attributes}
+
+
+def set_queue_attributes(call: Call, wanted: shapes.SetQueueAttributes) -> Operation:
+    queue = call.queue(wanted.queue_url)
+    if wanted.attributes is None:
+        raise missing("Attributes")
+    info: model.QueueInfo = yield model.GetQueue(queue)
+    is_fifo = info.settings.fifo
+    given = dict(wanted.attributes)
+    if is_fifo and given.pop("FifoQueue", "true") != "true":
+        message = "Invalid value for the parameter FifoQueue. Reason: Modifying queue type is not supported."
+        raise modeled("InvalidAttributeValue", message)
+    parsed = parse(given, is_fifo)
+    check_together(given, render(call.scope, info))
+    yield from _check_target(queue, given, parsed)
+    try:
+        yield model.PatchQueue(queue, model.SettingsChange(**parsed.settings), parsed.notes | _modified())
+    except InvalidRequest as error:
+        raise invalid_value(given.get("RedrivePolicy"), "RedrivePolicy", error.detail) from error
+    return {}
+
+
+def _modified() -> dict[str, str | None]:
+    return {LAST_MODIFIED: str(int(time.time()))}
+
+
+# --- tagged -------------------------------------------------------------
+
+
+def tag_queue(call: Call, wanted: shapes.TagQueue) -> Operation:
+    queue = call.queue(wanted.queue_url)
+    if not wanted.tags:
+        raise missing("Tags")
+    info: model.QueueInfo = yield model.GetQueue(queue)
+    tag_notes(queue, tags_of(info) | wanted.tags)
+    yield model.PatchQueue(queue, notes={**tag_notes(queue, wanted.tags)})
+    return {}
+
+
+def untag_queue(call: Call, wanted: shapes.UntagQueue) -> Operation:
+    queue = call.queue(wanted.queue_url)
+    if not wanted.tag_keys:
+        raise missing("TagKeys")
+    yield model.PatchQueue(queue, notes={TAG + key: None for key in wanted.tag_keys})
+    return {}
+
+
+def list_queue_tags(call: Call, wanted: shapes.ListQueueTags) -> Operation:
+    info: model.QueueInfo = yield model.GetQueue(call.queue(wanted.queue_url))
+    return {"Tags": tags_of(info)}
+
+
+# --- shared by policy -------------------------------------------------------------
+
+# The policy is kept and shown. tq does not act on it: who may do what is said by tokens.
+
+
+def add_permission(call: Call, wanted: shapes.AddPermission) -> Operation:
+    queue = call.queue(wanted.queue_url)
+    label = wanted.label
+    if not label:
+        raise missing("Label")
+    if not wanted.aws_account_ids:
+        raise missing("AWSAccountIds")
+    if not wanted.actions:
+        raise missing("Actions")
+    if not _STANDARD_NAME.fullmatch(label):
+        raise invalid_value(label, "Label", "Can only include alphanumeric characters, hyphens, or underscores.")
+    if len(wanted.actions) > MAX_ACTIONS:
+        message = f"{len(wanted.actions)} Actions were found, maximum allowed is {MAX_ACTIONS}."
+        raise modeled("OverLimit", message)
+    for action in wanted.actions:
+        if action not in _SHARED:
+            reason = "Please refer to the appropriate WSDL for a list of valid actions. "
+            if action in _NOT_SHARED:
+                reason = "Only the queue owner is allowed to invoke this action."
+            raise invalid_value(f"SQS:{action}", "ActionName", reason)
+    if not all(map(_ACCOUNT.fullmatch, wanted.aws_account_ids)):
+        accounts = ", ".join(wanted.aws_account_ids)
+        raise invalid_value(f"[{accounts}]", "PrincipalId", "Unable to verify.")
+    principals = [f"arn:aws:iam::{account}:root" for account in wanted.aws_account_ids]
+    statement = {
+        "Sid": label,
+        "Effect": "Allow",
+        "Principal": {"AWS": _one_or_many(principals)},
+        "Action": _one_or_many([f"SQS:{action}" for action in wanted.actions]),
+        "Resource": call.scope.arn(queue),
+    }
+
+    def add(policy: dict[str, Any]) -> None:
+        if any(each.get("Sid") == label for each in policy["Statement"]):
+            raise invalid_value(label, "Label", "Already exists.")
+        policy["Statement"].append(statement)
+
+    yield from _change_policy(call, queue, add)
+    return {}
+
+
+def remove_permission(call: Call, wanted: shapes.RemovePermission) -> Operation:
+    queue = call.queue(wanted.queue_url)
+    label = wanted.label
+    if not label:
+        raise missing("Label")
+
+    def remove(policy: dict[str, Any]) -> None:
+        left = [each for each in policy["Statement"] if each.get("Sid") != label]
+        if len(left) == len(policy["Statement"]):
+            raise invalid_value(label, "Label", "can't find label.")
+        policy["Statement"] = left
+
+    yield from _change_policy(call, queue, remove)
+    return {}
+
+
+def _one_or_many(values: list[str]) -> str | list[str]:
+    return values[0] if len(values) == 1 else values
+
+
+def _change_policy(call: Call, queue: str, change: Any) -> Generator[Any, Any, None]:
+    """Change the queue's policy, over again when somebody else has changed it meanwhile. Raises SqsError."""
+    while True:
+        info: model.QueueInfo = yield model.GetQueue(queue)
+        before = info.notes.get("Policy")
+        policy = json.loads(before) if before else {}
+        policy = {"Version": "2008-10-17", "Id": f"{call.scope.arn(queue)}/SQSDefaultPolicy", "Statement": []} | policy
+        if isinstance(policy["Statement"], dict):
+            policy["Statement"] = [policy["Statement"]]
+        change(policy)
+        after = json.dumps(policy, separators=(",", ":")) if policy["Statement"] else None
+        notes = {"Policy": after} | _modified()
+        if (yield model.PatchQueue(queue, notes=notes, expected={"Policy": before})) is not None:
+            return
