@@ -63,6 +63,7 @@ def main(
     backlog  send and receive at a short and a long queue
     hidden   receive from a queue full of messages that are delayed, in flight or blocked
     storm    what others feel when all leases, delays or lifetimes of a long queue end at once
+    sqs      the same work over SQS and over tq's own API
     peers    tq next to other queues that are durable, as far as they are installed
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that servers are ended

@@ -42,11 +42,13 @@ class HttpRequest(Struct, frozen=True):
     url: str
     body: str = ""
     content_type: str = "application/json"
+    headers: tuple[tuple[str, str], ...] = ()
 
     def as_bytes(self) -> bytes:
         url = urlsplit(self.url)
         target = f"{url.path}?{url.query}" if url.query else url.path
         lines = [f"{self.method} {target} HTTP/1.1", f"Host: {url.netloc}"]
+        lines += [f"{name}: {value}" for name, value in self.headers]
         if self.body:
             lines += [f"Content-Type: {self.content_type}", f"Content-Length: {len(self.body)}"]
         return "\r\n".join([*lines, "", self.body]).encode("ascii")
@@ -117,6 +119,7 @@ class Wrk:
 def lua_script(request: HttpRequest) -> str:
     """The script that has wrk send this request. Lua's long brackets take the body as it is."""
     lines = [f'wrk.method = "{request.method}"']
+    lines += [f'wrk.headers["{name}"] = "{value}"' for name, value in request.headers]
     if request.body:
         lines += [f"wrk.body = [==[{request.body}]==]", f'wrk.headers["Content-Type"] = "{request.content_type}"']
     return "\n".join(lines) + "\n"

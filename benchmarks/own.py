@@ -7,6 +7,7 @@ memory. What is left is the server's own work, which is also quiet enough to com
 from __future__ import annotations
 
 import asyncio
+import gc
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
@@ -18,7 +19,7 @@ import uvloop
 
 from benchmarks.load import HttpRequest
 from tq.broker import Broker
-from tq.cli import open_store
+from tq.cli import GARBAGE_OBJECTS, open_store
 from tq.settings import Settings
 from tq.web.server import Application, Server
 
@@ -127,6 +128,7 @@ def main(operation: str, connections: int, seconds: float) -> None:
     """Print what one request costs the server itself."""
     if not MEMORY.is_dir():
         raise click.ClickException(f"{MEMORY} is not there.")
+    gc.set_threshold(GARBAGE_OBJECTS)  # as in a server
     uvloop.run(with_lines(connections, lambda lines: measure(operation, seconds, lines)))
 
 

@@ -12,6 +12,7 @@ from benchmarks.machine import Disturbance, Header
 from benchmarks.measure import BacklogFigures, Figures, Plan, Speed, Spread
 from benchmarks.peers import PeerFigures, PeerResults, describe
 from benchmarks.scenarios import Results
+from benchmarks.sqs import SqsFigures
 from benchmarks.storm import Latencies, StormFigures
 from benchmarks.systems import BASE, OPERATIONS
 
@@ -42,6 +43,7 @@ def as_text(report: Report) -> str:
         *([_backlog(results.backlog, plan.backlog_levels)] if results.backlog else []),
         *([_hidden(results.hidden)] if results.hidden else []),
         *([_storm(results.storm)] if results.storm else []),
+        *([_sqs(results.sqs)] if results.sqs else []),
         *([_peers(results.peers), _peer_ratios(results.peers), results.peers.absent] if results.peers else []),
     ]
     syncs = f", {_text(results.systems.syncs_per_s, 0)} fdatasyncs/s of 4 KiB" if results.systems else ""
@@ -112,6 +114,11 @@ def _storm(figures: Sequence[StormFigures]) -> list[str]:
         rows.append([ended, "just before", "", *_latencies(one.quiet)])
         rows.append([ended, "meanwhile", f"{one.seconds:.0f}", *_latencies(one.storm)])
     return _table(["that end together", "", "seconds >", "requests >", "p50 ms >", "p99 ms >", "max ms >"], rows)
+
+
+def _sqs(figures: Sequence[SqsFigures]) -> list[str]:
+    rows = [[one.cell, one.api, *_speed(one.speed), _ratio(one.ratio)] for one in figures]
+    return _table(["", "API", *SPEED_COLUMNS, "to tq's own API >"], rows)
 
 
 def _peers(found: PeerResults) -> list[str]:

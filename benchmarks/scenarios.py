@@ -21,6 +21,7 @@ from benchmarks.measure import (
     system_steps,
 )
 from benchmarks.peers import PeerResults, compare_peers, peer_steps
+from benchmarks.sqs import SqsFigures, compare_sqs, sqs_steps
 from benchmarks.storm import StormFigures, storm_steps, weather_storms
 
 
@@ -32,6 +33,7 @@ class Results(Struct, frozen=True):
     hidden: list[HiddenFigures] | None = None
     storm: list[StormFigures] | None = None
     peers: PeerResults | None = None
+    sqs: list[SqsFigures] | None = None
 
 
 class Scenario(Struct, frozen=True):
@@ -47,6 +49,7 @@ SCENARIOS = {
     "hidden": Scenario(compare_hidden, hidden_steps),
     "storm": Scenario(weather_storms, storm_steps),
     "peers": Scenario(compare_peers, peer_steps),
+    "sqs": Scenario(compare_sqs, sqs_steps),
 }
 DEFAULT = ("systems", "backlog")  # four minutes; the others take five to ten each
 

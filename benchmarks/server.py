@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -136,9 +136,16 @@ class Client:
     def __init__(self, port: int) -> None:
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=REQUEST_SECONDS)
 
-    def json(self, method: str, path: str, body: bytes | None = None, content_type: str = "application/json") -> Any:
+    def json(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        content_type: str = "application/json",
+        more: Mapping[str, str] | None = None,
+    ) -> Any:
         """The answer's JSON, None when there is none. Raises Failed for a status that is not 2xx."""
-        headers = {"Content-Type": content_type} if body is not None else {}
+        headers = ({"Content-Type": content_type} if body is not None else {}) | dict(more or {})
         self._connection.request(method, path, body, headers)
         response = self._connection.getresponse()
         answer = response.read()
