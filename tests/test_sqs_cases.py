@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from itertools import count
@@ -18,12 +19,14 @@ from tests import (
     sqs_cases_receipts,
     sqs_cases_receives,
 )
+from tests.harness import ROOT
 from tests.sqs_cases import ACCOUNT, ERRORS, NO_QUEUE, SEQUENCE, Case, Has, Refused, Step, filled, found
 from tests.sqs_model import (
     ERROR_KINDS,
     MESSAGE_ATTRIBUTES,
     OPERATIONS,
     QUEUE_ATTRIBUTES,
+    SHAPES,
     every_member,
     input_shape,
     output_shape,
@@ -222,3 +225,20 @@ def test_every_attribute_is_in_a_case() -> None:
 def test_every_operation_is_refused_a_queue_that_is_not_there() -> None:
     refused = {step.operation for case in CASES for step in case.steps if step.answers == NO_QUEUE}
     assert {name for name in OPERATIONS if takes_queue_url(name)} <= refused
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_the_documentation_has_every_operation_with_its_parameters(operation: str) -> None:
+    text = (ROOT / "docs/sqs.md").read_text()
+    row = next(line for line in text.splitlines() if line.startswith(f"| {operation} |"))
+    shape = SHAPES[input_shape(operation)]
+    for name, member in shape["members"].items():
+        is_required = name in shape.get("required", ())
+        assert re.search(rf"\b{name}{re.escape('*') if is_required else '(?![*])'}", row), name
+        for inner in SHAPES.get(SHAPES[member["shape"]].get("member", {}).get("shape", ""), {}).get("members", ()):
+            assert inner in row, inner
+
+
+@pytest.mark.parametrize("name", [*QUEUE_ATTRIBUTES, *MESSAGE_ATTRIBUTES])
+def test_the_documentation_has_every_attribute(name: str) -> None:
+    assert name == "All" or re.search(rf"\b{name}\b", (ROOT / "docs/sqs.md").read_text())
