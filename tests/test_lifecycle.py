@@ -405,3 +405,16 @@ def test_nothing_is_given_back_to_another_queue_of_the_same_name(
     run(engine, DeleteQueue("q"), CreateQueue("q"), Send("q", drafts), model.Unreceive("q", received.messages))
     assert contents(ask(engine, Peek("q"))) == [b"new"] * sent
     assert isinstance(run(engine, Send("q", (Draft(b"two"),))), Sent)
+
+
+def test_a_part_of_a_move_looks_at_so_many_messages(engine: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that came since it began are looked at too, and stay."""
+    monkeypatch.setattr("tq.lifecycle.moving.MAX_LOOKED", 2)
+    fill(engine, b"1", b"2", b"3")
+    run(engine, CreateQueue("to"))
+    first = run(engine, model.Redrive("q", "to"))
+    assert (first.moved, first.after != b"") == (2, True)
+    run(engine, Send("q", (Draft(b"4"), Draft(b"5"))))
+    second = run(engine, model.Redrive("q", "to", after=first.after, before=first.before))
+    third = run(engine, model.Redrive("q", "to", after=second.after, before=first.before))
+    assert (second.moved, third.moved, third.after) == (1, 0, b"")

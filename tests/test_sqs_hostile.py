@@ -6,6 +6,7 @@ That no answer is a 5xx, that each comes in time, and that its shape is right is
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from copy import deepcopy
 from itertools import count
@@ -443,3 +444,41 @@ def _flat(shape: str, document: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _quoted(value: bytes | str) -> str:
     return quote_from_bytes(value) if isinstance(value, bytes) else quote(value)
+
+
+# --- what attacks have found -------------------------------------------------------------
+
+
+def test_a_long_credential_is_read_in_no_time(local: LocalServer, name: str) -> None:
+    """It was read in a time that grew with its square."""
+    form = f"Action=GetQueueAttributes&QueueUrl={name}&AttributeName.1=All&X-Amz-Credential=" + "Credential%3D" * 50_000
+    began_s = time.monotonic()
+    wire = Query(local.port)
+    wire.ask_raw("GetQueueAttributes", form.encode())
+    wire.close()
+    assert time.monotonic() - began_s < 5  # it took minutes
+
+
+@pytest.mark.parametrize("statement", ["5", '"abc"', "null", "[1]", "[null]"])
+def test_a_policy_that_no_permission_can_be_added_to(wire: Wire, name: str, statement: str) -> None:
+    policy = f'{{"Statement":{statement}}}'
+    assert wire.ask("SetQueueAttributes", {"QueueUrl": name, "Attributes": {"Policy": policy}}).status == 200
+    added = {"QueueUrl": name, "Label": "l", "AWSAccountIds": ["123456789012"], "Actions": ["SendMessage"]}
+    assert wire.ask("AddPermission", added).status == 400
+    assert wire.ask("RemovePermission", {"QueueUrl": name, "Label": "l"}).status == 400
+
+
+@pytest.mark.parametrize("attribute", ["Policy", "RedrivePolicy", "RedriveAllowPolicy", "KmsMasterKeyId"])
+def test_attributes_have_an_end(wire: Wire, name: str, attribute: str) -> None:
+    text = '{"x":"' + "x" * 30_000 + '"}'
+    assert wire.ask("SetQueueAttributes", {"QueueUrl": name, "Attributes": {attribute: text}}).status == 400
+
+
+def test_a_trace_header_has_an_end(wire: Wire, name: str) -> None:
+    trace = {"AWSTraceHeader": {"DataType": "String", "StringValue": "x" * 2_000}}
+    given = {"QueueUrl": name, "MessageBody": "b", "MessageSystemAttributes": trace}
+    assert wire.ask("SendMessage", given).status == 400
+    told = wire.ask("SendMessage", {"QueueUrl": name, "MessageBody": "b"}, **{"X-Amzn-Trace-Id": "x" * 2_000})
+    assert told.status == 200
+    wanted = {"QueueUrl": name, "AttributeNames": ["AWSTraceHeader"]}
+    assert "Attributes" not in wire.ask("ReceiveMessage", wanted).output["Messages"][0]

@@ -16,6 +16,7 @@ from tq.errors import InvalidRequest, MoveNotFound, MoveRunning
 from tq.lifecycle.group import Group, Queue
 from tq.lifecycle.places import displace, move
 
+MAX_LOOKED = 5_000  # messages in one part, those included that stay
 KEPT_TASKS = 10  # of each queue, as in SQS
 
 
@@ -27,8 +28,8 @@ def redrive(group: Group, command: model.Redrive) -> model.Redriven:
     found: list[tuple[bytes, MessageRecord]] = []
     size = 0
     after = b""
-    for key, value in queue.ready.scan(command.after + b"\0" if command.after else b""):
-        if len(found) == command.limit or size >= model.MAX_PAGE_BYTES:
+    for looked, (key, value) in enumerate(queue.ready.scan(command.after + b"\0" if command.after else b"")):
+        if len(found) == command.limit or size >= model.MAX_PAGE_BYTES or looked == MAX_LOOKED:
             break
         after = key
         with suppress(CorruptRecord):

@@ -12,13 +12,14 @@ Rules that change what becomes of a message are not here but in `lifecycle`, as 
 from __future__ import annotations
 
 import itertools
+import logging
 import random
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
-from tq.errors import TqError
+from tq.errors import InternalError, TqError
 from tq.settings import Settings
 from tq.tokens import Token, Tokens
 from tq.web.exchange import ANY, Answer, Request, Response, Route, Steps, decode
@@ -30,6 +31,9 @@ from tq.web.sqs.signature import verify
 JSON_1_0 = "application/x-amz-json-1.0"
 XML = "text/xml"
 TARGET = "AmazonSQS."
+MAX_CREDENTIAL_LENGTH = 256  # characters of a presigned request's; a name, a day, a region and two words
+
+log = logging.getLogger("tq.web")
 
 _OPERATIONS: dict[str, tuple[type[shapes.Input], Callable[[Call, Any], Operation]]] = {
     "AddPermission": (shapes.AddPermission, queues.add_permission),
@@ -89,6 +93,9 @@ class Endpoint:
             return protocol.error(error)
         except TqError as error:
             return protocol.error(from_tq(error))
+        except Exception:
+            log.exception("%s %s failed", request.method, request.path)
+            return protocol.error(from_tq(InternalError()))
         return protocol.answer(output)
 
 
@@ -208,7 +215,7 @@ class _Query(_Protocol):
 
     def credential(self) -> str:
         presigned = self._parameters.get("X-Amz-Credential")
-        return f"Credential={presigned}" if presigned else super().credential()
+        return f"Credential={presigned[:MAX_CREDENTIAL_LENGTH]}" if presigned else super().credential()
 
     def answer(self, output: Output) -> Response:
         if self._wants_json:

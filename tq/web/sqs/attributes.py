@@ -22,6 +22,7 @@ RETENTION_S = 345_600  # 4 days
 MAX_RETENTION_S = 1_209_600  # 14 days
 MAX_RECEIVES = 1_000
 MAX_TAGS = 50
+MAX_TEXT_LENGTH = 20_480  # characters of a policy or any other attribute
 
 LAST_MODIFIED = "LastModifiedTimestamp"
 TAG = "tag:"  # begins the note of a tag
@@ -55,6 +56,8 @@ def parse(given: dict[str, str], is_fifo: bool) -> Parsed:
     settings: dict[str, Any] = {}
     notes: dict[str, str | None] = {}
     for name, text in given.items():
+        if len(text) > MAX_TEXT_LENGTH:
+            raise _invalid(name)
         if name in _FIFO_ONLY and not is_fifo:
             raise _not_for_standard(name)
         if name in _NUMBERS:

@@ -14,7 +14,7 @@ from tq.web.sqs.errors import missing, no_such_queue
 
 REGION = "us-east-1"  # of requests that are not signed
 
-_SIGNED_FOR = re.compile(r"Credential=[^/,\s]+/\d{8}/([a-z0-9-]{1,32})/sqs/aws4_request")
+_SIGNED_FOR = re.compile(r"Credential=[^/,\s=]{1,128}/\d{8}/([a-z0-9-]{1,32})/sqs/aws4_request")
 
 Output = dict[str, Any]
 """What an operation answers, by the names of the service model."""

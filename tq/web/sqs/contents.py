@@ -21,6 +21,7 @@ from tq.web.sqs.shapes import AttributeValue, Message
 MAX_ATTRIBUTES = 10
 MAX_NAME_LENGTH = 256
 MAX_DELAY_S = 900
+MAX_TRACE_LENGTH = 1_024  # characters; X-Ray's own are far shorter, and it counts against no limit
 
 TRACE_HEADER = "AWSTraceHeader"
 GROUP = "MessageGroupId"  # of a message in a standard queue, which it keeps but which orders nothing there
@@ -87,14 +88,20 @@ def check_id(value: str | None, parameter: str) -> None:
 
 
 def _notes(message: Message, trace: str | None) -> dict[str, str]:
-    notes = {TRACE_HEADER: trace} if trace else {}
+    notes = {TRACE_HEADER: trace} if trace and _is_trace(trace) else {}
     for name, value in (message.message_system_attributes or {}).items():
         if name != TRACE_HEADER:
             raise invalid_parameter(f"Message system attribute name '{name}' is invalid.")
         if value.data_type != "String" or not value.string_value:
             raise invalid_parameter(f"The message system attribute '{name}' has an invalid message attribute type.")
+        if not _is_trace(value.string_value):
+            raise invalid_parameter(f"The message system attribute '{name}' is too long or has invalid characters.")
         notes[name] = value.string_value
     return notes
+
+
+def _is_trace(text: str) -> bool:
+    return len(text) <= MAX_TRACE_LENGTH and not _INVALID.search(text)
 
 
 def _split(given: dict[str, AttributeValue]) -> tuple[dict[str, str], dict[str, Attribute]]:

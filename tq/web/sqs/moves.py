@@ -80,23 +80,26 @@ def list_dead_letter_source_queues(call: Call, wanted: shapes.ListDeadLetterSour
     queue = call.queue(wanted.queue_url)
     yield model.GetQueue(queue)
     names = yield from _sources(queue, model.MAX_QUEUES)
-    page, following = page_of(names, wanted.next_token, wanted.max_results)
-    answer: Output = {"queueUrls": [call.url(name) for name in page]}
-    return answer | ({"NextToken": following} if following else {})
+    after, most = paging(wanted.next_token, wanted.max_results)
+    left = [name for name in names if name > after]
+    answer: Output = {"queueUrls": [call.url(name) for name in left[:most]]}
+    has_next = wanted.max_results is not None and len(left) > most
+    return answer | ({"NextToken": to_token(left[most - 1])} if has_next else {})
 
 
-def page_of(names: list[str], token: str | None, limit: int | None) -> tuple[list[str], str | None]:
-    """The page of sorted names that a token asks for, and the token of the next. Raises SqsError."""
+def paging(token: str | None, limit: int | None) -> tuple[str, int]:
+    """The name that a page begins behind, and how many it may have. Raises SqsError."""
     if token and limit is None:
         raise missing("MaxResults")
     most = 1_000 if limit is None else limit
     if not 1 <= most <= 1_000:
         raise invalid_value(limit, "MaxResults", "Must be between 1 and 1000, if provided.")
-    after = _from_token(token) if token else ""
-    left = [name for name in names if name > after]
-    page = left[:most]
-    has_next = limit is not None and len(left) > most
-    return page, b64encode(page[-1].encode()).decode() if has_next else None
+    return _from_token(token) if token else "", most
+
+
+def to_token(name: str) -> str:
+    """What to ask for the page behind a name with."""
+    return b64encode(name.encode()).decode()
 
 
 def _from_token(token: str) -> str:

@@ -29,7 +29,7 @@ from tq.web.sqs.attributes import (
 )
 from tq.web.sqs.call import Call, Operation, Output
 from tq.web.sqs.errors import invalid_parameter, invalid_value, missing, modeled
-from tq.web.sqs.moves import page_of
+from tq.web.sqs.moves import paging, to_token
 
 MAX_ACTIONS = 7
 
@@ -137,15 +137,10 @@ def get_queue_url(call: Call, wanted: shapes.GetQueueUrl) -> Operation:
 
 
 def list_queues(call: Call, wanted: shapes.ListQueues) -> Operation:
-    names: list[str] = []
-    after: str | None = ""
-    while after is not None:
-        page: model.QueuePage = yield model.ListQueues(wanted.queue_name_prefix or "", after, model.MAX_PAGE)
-        names += [info.name for info in page.queues]
-        after = page.next
-    found, following = page_of(names, wanted.next_token, wanted.max_results)
-    answer: Output = {"QueueUrls": [call.url(name) for name in found]}
-    return answer | ({"NextToken": following} if following else {})
+    after, most = paging(wanted.next_token, wanted.max_results)
+    page: model.QueuePage = yield model.ListQueues(wanted.queue_name_prefix or "", after, most)
+    answer: Output = {"QueueUrls": [call.url(info.name) for info in page.queues]}
+    return answer | ({"NextToken": to_token(page.next)} if page.next and wanted.max_results else {})
 
 
 def delete_queue(call: Call, wanted: shapes.DeleteQueue) -> Operation:
@@ -307,6 +302,9 @@ def _change_policy(call: Call, queue: str, change: Any) -> Generator[Any, Any, N
         policy = {"Version": "2008-10-17", "Id": f"{call.scope.arn(queue)}/SQSDefaultPolicy", "Statement": []} | policy
         if isinstance(policy["Statement"], dict):
             policy["Statement"] = [policy["Statement"]]
+        statements = policy["Statement"]
+        if not isinstance(statements, list) or not all(isinstance(each, dict) for each in statements):
+            raise modeled("InvalidAttributeValue", "Invalid value for the parameter Policy.")
         change(policy)
         after = json.dumps(policy, separators=(",", ":")) if policy["Statement"] else None
         notes = {"Policy": after} | _modified()
