@@ -211,6 +211,7 @@ def test_a_client_that_takes_no_last_answer_is_given_up(start: Callable[..., Ser
         wire.send(ask("GET", "/queues/q/peek?limit=10", b"", *([CLOSE] if ending == "close" else [])))
         if ending == "half":
             wire.socket.shutdown(socket.SHUT_WR)
+        assert wire.socket.recv(1) == b"H"
         before = len(connections_of(server))
         wait_until(lambda: len(connections_of(server)) < before)
 
