@@ -58,7 +58,7 @@ class Traffic(Places):
         )
 
     def _is_full(self, page: list[OracleMessage]) -> bool:
-        return sum(len(m.draft.content) for m in page) >= self._max_page_bytes
+        return sum(size_of(m.draft) for m in page) >= self._max_page_bytes
 
     # --- sending
 

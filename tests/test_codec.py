@@ -43,7 +43,7 @@ OLD_MESSAGES = [
         "01 98 cf0000018bcfe56800 00 00 00 00 c0 93 cd2800 cebbce3b9d 07 c0 538fc242",
     ),
     (
-        MessageRecord(0, b"\xff", None, 0, 0, 0, 0, "g", {"h": "ä"}, DeadLetterOrigin("q", "why", 2)),
+        MessageRecord(0, b"\xff", group="g", headers={"h": "ä"}, dead_letter=DeadLetterOrigin("q", "why", 2)),
         "01 98 00 00 00 00 00 c0 c401 ff 83 a567726f7570 a167 a768656164657273 81 a168 a2c3a4"
         " ab646561645f6c6574746572 93 a171 a3776879 02 9a0f1a54",
     ),
@@ -135,11 +135,10 @@ messages = st.builds(
     numbers,
     st.binary(max_size=300) | chunked,
     st.none() | st.text(max_size=20),
-    *[numbers] * 4,
+    *[numbers] * 5,
     st.none() | texts,
     st.none() | text_maps,
     st.none() | origins,
-    numbers,
     st.none() | texts,
     st.none() | st.dictionaries(texts, attributes, min_size=1, max_size=3),
     st.none() | text_maps,

@@ -323,3 +323,16 @@ def test_a_name_that_only_sqs_can_make(queue: Make, name: str) -> None:
     q.ok("SendMessage", QueueUrl=named, MessageBody="a")
     reply = q.client.request("GET", f"/queues/{named}/messages")
     assert (reply.status, reply.json["content"]) == (200, "a")
+
+
+def test_attributes_count_for_the_size_of_an_answer(queue: Make, protocol: type[Wire]) -> None:
+    """Also where there is next to no body: an answer must fit in memory."""
+    q = queue(wire=protocol)
+    native = Native(q)
+    for _ in range(8):
+        q.send("b", MessageAttributes={"a": {"DataType": "Binary", "BinaryValue": b64encode(b"x" * 900_000).decode()}})
+    shown = native.ask("GET", "/peek?limit=100").json
+    assert len(shown["messages"]) == 5
+    assert shown["next"]
+    assert len(native.ask("GET", "/messages?max=100").json["messages"]) == 5
+    assert len(native.ask("GET", "/messages?max=100").json["messages"]) == 3

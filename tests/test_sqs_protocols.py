@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 from itertools import count
+from types import TracebackType
 from typing import Any
 from urllib.parse import urlencode
 
@@ -131,6 +133,19 @@ def test_no_action(place: Place, headers: dict[str, str], parameters: dict[str, 
         for reply in (place.get(parameters, headers, path), place.post(parameters, headers, path)):
             assert (reply.status, reply.headers["Content-Type"]) == (404, "text/xml")
             assert reply.body == b"<UnknownOperationException/>\n"
+
+
+def test_what_is_refused_leaves_nothing_behind(place: Place) -> None:
+    """An exception that is made once and raised again keeps the frames of every time."""
+
+    def tracebacks() -> int:
+        gc.collect()
+        return sum(isinstance(each, TracebackType) for each in gc.get_objects())
+
+    before = tracebacks()
+    for _ in range(50):
+        assert place.query.request("GET", "/", None, {}).status == 404
+    assert tracebacks() < before + 50
 
 
 def test_a_parameter_that_is_missing(place: Place) -> None:

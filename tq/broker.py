@@ -9,6 +9,9 @@ the writer again. One that comes back with empty hands keeps its old place in th
 and does not take it, because its client is gone, another of its queues had one or is gone, wakes the next in its stead.
 One for whose receive there is no room keeps its place too, and is woken again.
 
+*Work of its own.* What takes long is done in parts, each a command among the others: redrives, moves that go on by
+themselves with a rate, and the sweeping of what was purged.
+
 *Clients that are gone.* `submit` returns a ticket, and whoever holds it cancels it when the client is gone. A command
 that was not applied yet is dropped then; messages that were received already are given back.
 """

@@ -73,10 +73,10 @@ class MessageRecord(msgspec.Struct, frozen=True):
     attempt: int = 0
     due_at_ms: int = 0
     expires_at_ms: int = 0
+    first_received_at_ms: int = 0
     group: str | None = None
     headers: dict[str, str] | None = None
     dead_letter: DeadLetterOrigin | None = None
-    first_received_at_ms: int = 0
     dedup_id: str | None = None
     attributes: dict[str, Attribute] | None = None
     notes: dict[str, str] | None = None
@@ -161,17 +161,9 @@ def unpack_message(value: bytes) -> MessageRecord:
         sent_at_ms, receive_count, attempt, due_at_ms, expires_at_ms, media_type, body, first_ms, more = fields
         if not isinstance(body, bytes):
             body = ChunkedBody(*body)
+        times = due_at_ms, expires_at_ms, first_ms
         if not more:
-            return MessageRecord(
-                sent_at_ms,
-                body,
-                media_type,
-                receive_count,
-                attempt,
-                due_at_ms,
-                expires_at_ms,
-                first_received_at_ms=first_ms,
-            )
+            return MessageRecord(sent_at_ms, body, media_type, receive_count, attempt, *times)
         origin = more.get("dead_letter")
         return MessageRecord(
             sent_at_ms,
@@ -179,12 +171,10 @@ def unpack_message(value: bytes) -> MessageRecord:
             media_type,
             receive_count,
             attempt,
-            due_at_ms,
-            expires_at_ms,
+            *times,
             more.get("group"),
             more.get("headers"),
             DeadLetterOrigin(*origin) if origin else None,
-            first_ms,
             more.get("dedup_id"),
             _attributes(more.get("attributes")),
             more.get("notes"),
@@ -235,6 +225,12 @@ def content_bytes(record: MessageRecord) -> int:
     """The size of the content, wherever it lies."""
     body = record.body
     return len(body) if isinstance(body, bytes) else body.size - body.headers_size
+
+
+def stored_bytes(record: MessageRecord) -> int:
+    """What there is to copy of a message: its content, and its headers where they lie with it."""
+    body = record.body
+    return len(body) if isinstance(body, bytes) else body.size
 
 
 def pack_dedup(message: bytes, forget_at_ms: int) -> bytes:

@@ -29,7 +29,7 @@ class Page:
 
     def add(self, message: model.Message) -> None:
         self.messages.append(message)
-        self._bytes += len(message.content)
+        self._bytes += message.size
 
     @property
     def is_full(self) -> bool:

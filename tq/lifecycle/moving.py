@@ -36,7 +36,7 @@ def redrive(group: Group, command: model.Redrive) -> model.Redriven:
             record = codec.unpack_message(value)
             if keys.sequence_of(key) < before:
                 found.append((key, record))
-                size += codec.content_bytes(record)
+                size += codec.stored_bytes(record)
     else:
         after = b""
     moved = sum(_redrive_one(group, queue, key, record, command.to) for key, record in found)

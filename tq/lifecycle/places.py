@@ -37,14 +37,19 @@ def place(group: Group, queue: Queue, state: State, key: bytes, record: MessageR
 
 def displace(group: Group, queue: Queue, state: State, key: bytes, record: MessageRecord) -> None:
     """Take a message out of the state it is in."""
+    take_out(group, queue, state, key)
+    if state in _DUE:
+        group.due.delete(keys.due_key(record.due_at_ms, _DUE[state], queue.id, key))
+
+
+def take_out(group: Group, queue: Queue, state: State, key: bytes) -> None:
+    """The part of it that needs no record: of a damaged message what is due stays, and does nothing in its time."""
     if state == "ready":
         queue.ready.delete(key)
         return
     group.tx.space(_SPACES[state]).delete(keys.shared_key(queue.id, key))
     setattr(queue.record, state, getattr(queue.record, state) - 1)
     queue.is_changed = True
-    if state in _DUE:
-        group.due.delete(keys.due_key(record.due_at_ms, _DUE[state], queue.id, key))
 
 
 def space_of(group: Group, queue: Queue, state: State) -> Space:
@@ -294,11 +299,8 @@ def read_or_set_aside(group: Group, queue: Queue, state: State, key: bytes, valu
 
 def quarantine(group: Group, queue: Queue, state: State, key: bytes, value: bytes) -> None:
     """Set a message aside whose record cannot be read. What else is known of it is found without the record."""
-    shared = keys.shared_key(queue.id, key)
-    space_of(group, queue, state).delete(key_in(queue, state, key))
-    if state != "ready":
-        setattr(queue.record, state, getattr(queue.record, state) - 1)
-    group.tx.space(keys.QUARANTINE).put(shared, value)
+    take_out(group, queue, state, key)
+    group.tx.space(keys.QUARANTINE).put(keys.shared_key(queue.id, key), value)
     queue.count("quarantined")
     prefix = keys.queue_prefix(queue.id)
     for entry, head in group.tx.space(keys.GROUPS).scan(prefix, keys.after_prefix(prefix)):

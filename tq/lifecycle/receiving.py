@@ -1,6 +1,8 @@
-"""Receiving: messages are taken from the front of a queue, and removed or leased.
+"""Receiving: messages are taken from the front of a queue, and removed or leased; and given back, if it was in vain.
 
-A damaged message goes to quarantine when its turn comes and one whose time is over expires, and the next is taken.
+A damaged message goes to quarantine when its turn comes, one whose time is over expires, one that was received often
+enough becomes a dead letter, and the next is taken. What the front of a FIFO queue is, `_GroupByGroup` says. A receive
+with an attempt id gets once more what it got before.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from tq.lifecycle.places import (
     read,
     return_to_group,
     settle_in,
+    take_out,
 )
 from tq.lifecycle.settling import leased
 
@@ -91,7 +94,7 @@ def _take(group: Group, queue: Queue, command: model.Receive) -> model.Received:
                 after = _taken(group, whole, due_at_ms)
                 messages.append(show(group, queue, key, after, None, due_at_ms is not None, command.with_uuids))
                 taken.append((key, after if whole is record else _taken(group, record, due_at_ms)))
-                size += codec.content_bytes(whole)
+                size += messages[-1].size
         except CorruptRecord:
             damaged.append(item)
         is_full = len(taken) == limit or size >= model.MAX_PAGE_BYTES
@@ -173,16 +176,12 @@ class _GroupByGroup:
         key = first_of(self._groups, self._prefix)
         if key is None:
             return None
-        blocked = self._group.tx.space(keys.BLOCKED)
-        shared = keys.shared_key(self._queue.id, key)
-        value = blocked.get(shared) or b""
+        value = self._group.tx.space(keys.BLOCKED).get(keys.shared_key(self._queue.id, key)) or b""
         with suppress(CorruptRecord):
             record = codec.unpack_message(value)
             if record.due_at_ms > self._group.now_ms or self._is_held_back(record):
                 return None
-        blocked.delete(shared)
-        self._queue.record.blocked -= 1
-        self._queue.is_changed = True
+        take_out(self._group, self._queue, "blocked", key)
         self._groups.delete(self._prefix + key)
         self._groups.put(keys.beside_prefix(self._prefix) + key, b"")
         return key, value

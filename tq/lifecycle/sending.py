@@ -85,7 +85,7 @@ def make_plan(
     drops: Sequence[bytes] = ()
     dedup_ids: Sequence[str | None] = ()
     for draft in drafts:
-        size = draft.size if draft.headers or draft.attributes else len(draft.content)
+        size = draft.size
         if size > largest:
             refusal = MessageTooLarge(
                 f"Message {drafts.index(draft)} has {size:,} bytes with its headers; "

@@ -15,7 +15,7 @@ MAX_QUEUES = 10_000  # each open sub-database makes every transaction 4 ns slowe
 MAX_MESSAGE_BYTES = 128 * 1024 * 1024  # what 65,536 chunks can hold, rounded down to a power of two
 MAX_PAGE = 1_000  # messages or queues in one answer
 MESSAGE_COST_BYTES = 256  # what a message costs beside its content, in memory and in the time of a commit
-MAX_PAGE_BYTES = 4 * 1024 * 1024  # message bodies in one answer, so that an answer fits in memory
+MAX_PAGE_BYTES = 4 * 1024 * 1024  # of messages in one answer, so that an answer fits in memory
 MAX_PARTS = 1_000  # actions or parts of one command, so that it does not hold up its group
 MAX_POLLED = 100  # queues in one receive
 MAX_PRIORITY = 9
@@ -144,6 +144,18 @@ class Attribute(Struct, frozen=True, array_like=True):
     value: str | bytes
 
 
+def _head_size(headers: dict[str, str] | None, attributes: dict[str, Attribute] | None) -> int:
+    """Bytes of names, types and values as SQS counts them, to which a header is an attribute of the type String."""
+    size = 0
+    for name, text in (headers or {}).items():
+        size += len(name.encode()) + len("String") + len(text.encode())
+    for name, attribute in (attributes or {}).items():
+        value = attribute.value
+        size += len(name.encode()) + len(attribute.type.encode())
+        size += len(value) if isinstance(value, bytes) else len(value.encode())
+    return size
+
+
 class Draft(Struct, frozen=True):
     """A message that is not sent yet. Without a `media_type` the content is JSON text in UTF-8; see also `TEXT`.
 
@@ -163,17 +175,8 @@ class Draft(Struct, frozen=True):
 
     @property
     def size(self) -> int:
-        """Bytes of content and of what goes with it; a type of String counts as in SQS."""
-        size = len(self.content)
-        if not self.headers and not self.attributes:
-            return size
-        for name, text in (self.headers or {}).items():
-            size += len(name.encode()) + len("String") + len(text.encode())
-        for name, attribute in (self.attributes or {}).items():
-            value = attribute.value
-            size += len(name.encode()) + len(attribute.type.encode())
-            size += len(value) if isinstance(value, bytes) else len(value.encode())
-        return size
+        """Bytes of content, headers and attributes."""
+        return len(self.content) + _head_size(self.headers, self.attributes)
 
 
 class DeadLetterOrigin(Struct, frozen=True):
@@ -211,6 +214,11 @@ class Message(Struct, frozen=True):
     notes: dict[str, str] | None = None
     first_received_at_ms: int | None = None
     uuid: bytes | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes of content, headers and attributes."""
+        return len(self.content) + _head_size(self.headers, self.attributes)
 
 
 class Sent(Struct, frozen=True):

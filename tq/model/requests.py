@@ -90,7 +90,7 @@ class Send(Command, frozen=True):
     def cost_bytes(self) -> int:
         size = len(self.drafts) * MESSAGE_COST_BYTES
         for draft in self.drafts:
-            size += len(draft.content)
+            size += draft.size
         return size
 
 
@@ -268,7 +268,7 @@ class Transaction(Command, frozen=True):
     @property
     def cost_bytes(self) -> int:
         parts = len(self.sends) + len(self.acks)
-        return sum([len(draft.content) for _, draft in self.sends]) + parts * MESSAGE_COST_BYTES
+        return sum([draft.size for _, draft in self.sends]) + parts * MESSAGE_COST_BYTES
 
 
 class Tick(Command, frozen=True):

@@ -1,5 +1,5 @@
-"""The route table: every path that tq answers, what it takes and gives, the function that reads the request and the
-one that writes the response."""
+"""The route table: every path of tq's own API, what it takes and gives, the function that reads the request and the one
+that writes the response. `web.sqs` has its own few rows: one path for all of its operations, and one for each queue."""
 
 from __future__ import annotations
 

@@ -31,6 +31,7 @@ from tq.web.sqs.signature import verify
 JSON_1_0 = "application/x-amz-json-1.0"
 XML = "text/xml"
 TARGET = "AmazonSQS."
+UNKNOWN_OPERATION = "UnknownOperationException"
 MAX_CREDENTIAL_LENGTH = 256  # characters of a presigned request's; a name, a day, a region and two words
 
 log = logging.getLogger("tq.web")
@@ -168,7 +169,7 @@ class _Json(_Protocol):
 
     def read(self) -> tuple[_Begin, Any]:
         if self._name not in _OPERATIONS:
-            raise SqsError("UnknownOperationException", "The operation that X-Amz-Target names is not known.")
+            raise SqsError(UNKNOWN_OPERATION, "The operation that X-Amz-Target names is not known.")
         body = self._request.body or b"{}"
         try:
             wanted = decode(_DECODERS[self._name], body)
@@ -205,7 +206,7 @@ class _Query(_Protocol):
         self._parameters = query.parameters(request.query, request.body)
         self._name = self._parameters.get("Action", "")
         if not self._name:
-            raise _UnknownOperation
+            raise SqsError(UNKNOWN_OPERATION, "The request names no Action.", status=404)
         is_out_of_place = self._name in _NOT_AT_A_QUEUE and "queue" in request.params
         if self._name not in _OPERATIONS or is_out_of_place:
             message = f"The action {self._name} is not valid for this endpoint."
@@ -223,7 +224,7 @@ class _Query(_Protocol):
         return self._response(200, query.xml(self._name, output, self._request_id), XML)
 
     def error(self, error: SqsError) -> Response:
-        if error is _UnknownOperation:
+        if error.code == UNKNOWN_OPERATION:
             return self._response(404, b"<UnknownOperationException/>\n", XML)
         if error.kind == "QueueDoesNotExist":
             message = "The specified queue does not exist for this wsdl version."
@@ -238,6 +239,3 @@ class _Query(_Protocol):
 
     def _response(self, status: int, body: bytes, content_type: str) -> Response:
         return Response(status, body, content_type, self._headers())
-
-
-_UnknownOperation = SqsError("UnknownOperationException", "The request names no Action.", status=404)

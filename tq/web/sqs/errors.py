@@ -40,12 +40,16 @@ _CODES = {
     "MessageNotInflight": _PREFIX + "MessageNotInflight",
     "UnsupportedOperation": _PREFIX + "UnsupportedOperation",
 }
-_OWN_NAMES: tuple[str, ...] = ("InvalidAttributeName", "InvalidAttributeValue", "InvalidMessageContents", "OverLimit")
-_OWN_NAMES += ("ReceiptHandleIsInvalid", "ResourceNotFoundException", "InvalidAddress", "RequestThrottled")
+_OWN_NAMES = (
+    "InvalidAttributeName",
+    "InvalidAttributeValue",
+    "InvalidMessageContents",
+    "OverLimit",
+    "ReceiptHandleIsInvalid",
+    "ResourceNotFoundException",
+)
 _STATUSES = {"PurgeQueueInProgress": 403, "OverLimit": 403, "ResourceNotFoundException": 404}
 MODELED_KINDS = frozenset((*_CODES, *_OWN_NAMES))
-
-QUEUE_DOES_NOT_EXIST = "The specified queue does not exist."
 
 
 def modeled(kind: str, message: str) -> SqsError:
@@ -67,7 +71,7 @@ def missing(parameter: str) -> SqsError:
 
 
 def no_such_queue() -> SqsError:
-    return modeled("QueueDoesNotExist", QUEUE_DOES_NOT_EXIST)
+    return modeled("QueueDoesNotExist", "The specified queue does not exist.")
 
 
 def no_such_resource(parameter: str) -> SqsError:
