@@ -14,7 +14,7 @@ from tests.engines import Do, apply, open_engine
 from tq import keys, lifecycle
 from tq.audit import audit
 from tq.broker import Broker, Ticket
-from tq.errors import InternalError, Overloaded, QueueNotFound, TqError
+from tq.errors import InternalError, Overloaded, QueueNotFound, StorageFull, TqError
 from tq.lifecycle.receiving import MAX_SKIPPED
 from tq.model import (
     Attribute,
@@ -26,6 +26,7 @@ from tq.model import (
     Draft,
     GetQueue,
     ListMoves,
+    MoveSome,
     MoveTask,
     PatchQueue,
     Probe,
@@ -568,6 +569,27 @@ def test_a_task_is_tried_again_when_there_was_no_room(monkeypatch: pytest.Monkey
         assert (task.status, task.moved) == ("completed", 3)
 
     play(scene, Settings(max_waiting_commands=2))
+
+
+def test_a_task_is_tried_again_when_the_disk_was_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tq.broker.RETRY_S", 0.01)
+    apply_move = lifecycle._APPLY[MoveSome]
+    refused: list[int] = []
+
+    def full_at_first(group: Any, command: Any) -> Any:
+        if len(refused) < 6:  # a store in memory applies each command twice
+            refused.append(1)
+            raise StorageFull
+        return apply_move(group, command)
+
+    monkeypatch.setitem(lifecycle._APPLY, MoveSome, full_at_first)
+
+    async def scene(broker: Broker) -> None:
+        await prepare(broker, 3)
+        await broker.call(StartMove("dead", "1", "to"))
+        assert (await task_of(broker, is_over)).moved == 3
+
+    play_moves(MemoryStore(apply), scene)
 
 
 def test_a_task_ends_with_its_queue(caplog: pytest.LogCaptureFixture) -> None:

@@ -16,6 +16,9 @@ from tests.harness import Reply
 from tests.sqs_cases import ACCOUNT, UUID
 from tests.sqs_server import LocalServer
 from tests.sqs_wire import FORM_TYPE, NAMESPACE, Json, Query, Wire, read_xml
+from tq.settings import Settings
+from tq.web import sqs
+from tq.web.exchange import Request, Response
 
 ACCEPT_JSON = {"Accept": "application/json"}
 SIGNED = (
@@ -146,6 +149,25 @@ def test_what_is_refused_leaves_nothing_behind(place: Place) -> None:
     for _ in range(50):
         assert place.query.request("GET", "/", None, {}).status == 404
     assert tracebacks() < before + 50
+
+
+@pytest.mark.parametrize("kind", [Json, Query])
+def test_a_bug_is_told_in_the_shape_of_the_protocol(
+    kind: type[Wire], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise ZeroDivisionError
+
+    monkeypatch.setitem(sqs._OPERATIONS, "ListQueues", (sqs.shapes.ListQueues, broken))
+    headers = {"X-Amz-Target": "AmazonSQS.ListQueues"} if kind is Json else {}
+    request = Request("POST", "/", "Action=ListQueues", headers, {}, b"{}" if kind is Json else b"")
+    steps = sqs.Endpoint(Settings()).ask(request)
+    with pytest.raises(StopIteration) as stop:
+        next(steps)
+    response: Response = stop.value.value
+    assert response.status == 500
+    assert b"InternalFailure" in response.body
+    assert "ZeroDivisionError" in caplog.text
 
 
 def test_a_parameter_that_is_missing(place: Place) -> None:
