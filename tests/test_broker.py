@@ -17,7 +17,6 @@ from tq.broker import Broker, Ticket
 from tq.errors import InternalError, Overloaded, QueueNotFound, StorageFull, TqError
 from tq.lifecycle.receiving import MAX_SKIPPED
 from tq.model import (
-    Attribute,
     CancelMove,
     Command,
     CreateQueue,
@@ -36,7 +35,6 @@ from tq.model import (
     Sent,
     SettingsChange,
     StartMove,
-    Transaction,
 )
 from tq.settings import Settings
 from tq.store import Tx
@@ -66,15 +64,6 @@ def test_a_receive_goes_on_behind_any_number_of_damaged_messages(kind: str, tmp_
     received, info = asyncio.run(run())
     assert [message.id for message in received.messages] == [count + 1]
     assert info.counters.quarantined == count
-
-
-def test_headers_and_attributes_count_for_what_may_wait() -> None:
-    draft = Draft(b"12", headers={"h": "x" * 100}, attributes={"a": Attribute("Binary", b"x" * 1_000)})
-    content = Draft(b"12")
-    more = draft.size - content.size
-    assert (content.size, more) == (2, len("h") + len("String") + 100 + len("a") + len("Binary") + 1_000)
-    assert Send("q", (draft,)).cost_bytes == Send("q", (content,)).cost_bytes + more
-    assert Transaction((), (("q", draft),)).cost_bytes == Transaction((), (("q", content),)).cost_bytes + more
 
 
 @pytest.mark.parametrize("is_stopping", [False, True])

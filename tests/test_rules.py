@@ -281,3 +281,14 @@ def test_a_queue_is_a_fifo_queue_for_life(bench: Bench) -> None:
     assert isinstance(bench.run(CreateQueue("q", FIFO)), errors.InvalidRequest)
     assert bench.run(CreateQueue("q.fifo")).is_new
     assert isinstance(bench.run(model.PutQueue("q.fifo", FIFO)), errors.InvalidRequest)
+
+
+def test_headers_and_attributes_count_for_what_may_wait() -> None:
+    draft = model.Draft(b"12", headers={"h": "x" * 100}, attributes={"a": model.Attribute("Binary", b"x" * 1_000)})
+    content = model.Draft(b"12")
+    more = draft.size - content.size
+    assert (content.size, more) == (2, len("h") + len("String") + 100 + len("a") + len("Binary") + 1_000)
+    assert model.Send("q", (draft,)).cost_bytes == model.Send("q", (content,)).cost_bytes + more
+    assert (
+        model.Transaction((), (("q", draft),)).cost_bytes == model.Transaction((), (("q", content),)).cost_bytes + more
+    )

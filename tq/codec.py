@@ -161,9 +161,10 @@ def unpack_message(value: bytes) -> MessageRecord:
         sent_at_ms, receive_count, attempt, due_at_ms, expires_at_ms, media_type, body, first_ms, more = fields
         if not isinstance(body, bytes):
             body = ChunkedBody(*body)
-        times = due_at_ms, expires_at_ms, first_ms
         if not more:
-            return MessageRecord(sent_at_ms, body, media_type, receive_count, attempt, *times)
+            return MessageRecord(
+                sent_at_ms, body, media_type, receive_count, attempt, due_at_ms, expires_at_ms, first_ms
+            )
         origin = more.get("dead_letter")
         return MessageRecord(
             sent_at_ms,
@@ -171,7 +172,9 @@ def unpack_message(value: bytes) -> MessageRecord:
             media_type,
             receive_count,
             attempt,
-            *times,
+            due_at_ms,
+            expires_at_ms,
+            first_ms,
             more.get("group"),
             more.get("headers"),
             DeadLetterOrigin(*origin) if origin else None,

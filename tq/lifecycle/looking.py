@@ -53,26 +53,26 @@ def show(
     priority, sequence = keys.parse_message_key(key)
     due_at_ms, expires_at_ms = record.due_at_ms, record.expires_at_ms
     ahead_ms = group.now_ms - group.wall_ms() if due_at_ms or expires_at_ms else 0
-    return model.Message(
-        id=sequence,
-        content=record.body,
-        media_type=record.media_type,
-        sent_at_ms=record.sent_at_ms,
-        receive_count=record.receive_count,
-        priority=priority,
-        group=record.group,
-        headers=record.headers,
-        dead_letter=record.dead_letter,
-        attempt=record.attempt,
-        receipt=keys.receipt(queue.id, key, record.attempt) if is_leased else None,
-        visible_at_ms=due_at_ms - ahead_ms if due_at_ms else None,
-        expires_at_ms=expires_at_ms - ahead_ms if expires_at_ms else None,
-        state=state,
-        dedup_id=record.dedup_id,
-        attributes=record.attributes,
-        notes=record.notes,
-        first_received_at_ms=record.first_received_at_ms or None,
-        uuid=record.uuid or (queue.uuid(sequence) if has_uuid else None),
+    return model.Message(  # by position: names would take four times as long
+        sequence,
+        record.body,
+        record.media_type,
+        record.sent_at_ms,
+        record.receive_count,
+        priority,
+        record.group,
+        record.headers,
+        record.dead_letter,
+        record.attempt,
+        keys.receipt(queue.id, key, record.attempt) if is_leased else None,
+        due_at_ms - ahead_ms if due_at_ms else None,
+        expires_at_ms - ahead_ms if expires_at_ms else None,
+        state,
+        record.dedup_id,
+        record.attributes,
+        record.notes,
+        record.first_received_at_ms or None,
+        record.uuid or (queue.uuid(sequence) if has_uuid else None),
     )
 
 

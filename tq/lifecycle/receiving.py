@@ -43,12 +43,9 @@ def receive(group: Group, command: model.Receive) -> model.Received:
     queues = [group.queue(name) for name in command.queues]  # before any is touched: one that is missing refuses all
     quarantined: tuple[int, ...] = ()
     is_cut_short = False
-    wait_ms = 0
     ready_at_ms: int | None = None
     for queue in queues:
-        settings = queue.record.settings
-        wait_ms = wait_ms or round(settings.receive_wait * 1000)
-        if settings.paused:
+        if queue.record.settings.paused:
             continue
         received = _take_again(group, queue, command) if command.attempt_id else _take(group, queue, command)
         if received.messages:
@@ -56,26 +53,27 @@ def receive(group: Group, command: model.Receive) -> model.Received:
         quarantined += received.quarantined
         is_cut_short |= received.is_cut_short
         ready_at_ms = min(filter(None, (ready_at_ms, received.ready_at_ms)), default=None)
-    return model.Received((), "", quarantined, is_cut_short, wait_ms=wait_ms, ready_at_ms=ready_at_ms)
+    wait_s = next(filter(None, (queue.record.settings.receive_wait for queue in queues)), 0)
+    return model.Received((), "", quarantined, is_cut_short, round(wait_s * 1000), ready_at_ms)
 
 
-def _most(queue: Queue, command: model.Receive) -> int:
-    """How many messages may be taken. Raises TooManyInFlight where there is no other queue to receive from."""
-    most = queue.record.settings.max_in_flight
-    if most is None or command.visibility_ms is None:
-        return command.limit
+def _most(queue: Queue, most: int, command: model.Receive) -> int:
+    """How many of `most` may still be leased. Raises TooManyInFlight where there is no other queue to receive from."""
     if queue.record.in_flight >= most and len(command.queues) == 1:
         raise TooManyInFlight(f"{queue.record.in_flight:,} messages of the queue {queue.name!r} are in flight.")
     return max(0, min(command.limit, most - queue.record.in_flight))
 
 
 def _take(group: Group, queue: Queue, command: model.Receive) -> model.Received:
-    limit = _most(queue, command)
-    if not limit:
-        return model.Received()
     due_at_ms = _lease_until(group, queue, command)
+    settings = queue.record.settings
+    limit = command.limit
+    if settings.max_in_flight and due_at_ms is not None:
+        limit = _most(queue, settings.max_in_flight, command)
+        if not limit:
+            return model.Received()
     front = _GroupByGroup(group, queue) if queue.is_fifo else queue.ready
-    most_receives = _most_receives(group, queue)
+    most_receives = _most_receives(group, settings.dead_letter) if settings.dead_letter else 0
     messages: list[model.Message] = []
     taken: list[tuple[bytes, MessageRecord]] = []
     over: list[tuple[bytes, MessageRecord]] = []
@@ -120,12 +118,9 @@ def _take(group: Group, queue: Queue, command: model.Receive) -> model.Received:
     return model.Received(tuple(messages), queue.name, ids, is_cut_short, ready_at_ms=ready_at_ms)
 
 
-def _most_receives(group: Group, queue: Queue) -> int:
+def _most_receives(group: Group, letter: model.DeadLetter) -> int:
     """After so many receives the next one moves a message to the dead-letter queue; 0 for never."""
-    letter = queue.record.settings.dead_letter
-    if letter is None or not letter.on_receive or group.find_sound(letter.queue) is None:
-        return 0
-    return letter.max_receives
+    return letter.max_receives if letter.on_receive and group.find_sound(letter.queue) else 0
 
 
 def _end(group: Group, queue: Queue, key: bytes, record: MessageRecord) -> None:

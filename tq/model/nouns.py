@@ -176,7 +176,8 @@ class Draft(Struct, frozen=True):
     @property
     def size(self) -> int:
         """Bytes of content, headers and attributes."""
-        return len(self.content) + _head_size(self.headers, self.attributes)
+        size = len(self.content)
+        return size + _head_size(self.headers, self.attributes) if self.headers or self.attributes else size
 
 
 class DeadLetterOrigin(Struct, frozen=True):
@@ -218,7 +219,8 @@ class Message(Struct, frozen=True):
     @property
     def size(self) -> int:
         """Bytes of content, headers and attributes."""
-        return len(self.content) + _head_size(self.headers, self.attributes)
+        size = len(self.content)
+        return size + _head_size(self.headers, self.attributes) if self.headers or self.attributes else size
 
 
 class Sent(Struct, frozen=True):
