@@ -77,7 +77,7 @@ class Settings(Struct, frozen=True):
         int,
         Meta(
             ge=1024,
-            description="Content that may wait for a commit, 256 bytes added for each message; more gets 503.",
+            description="Messages that may wait for a commit, 256 bytes added for each; more gets 503.",
         ),
     ] = 64 * _MIB
     max_store_bytes: Annotated[

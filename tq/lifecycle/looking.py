@@ -17,25 +17,6 @@ from tq.lifecycle.places import held_back_ms, key_in, locate, read, space_of
 MAX_COUNTED = 100  # messages of a FIFO queue that are looked at to say how many its delay holds back
 
 
-class Page:
-    """Messages for one answer, until there are as many as asked for or as many bytes as fit."""
-
-    __slots__ = ("_bytes", "_limit", "messages")
-
-    def __init__(self, limit: int) -> None:
-        self.messages: list[model.Message] = []
-        self._limit = limit
-        self._bytes = 0
-
-    def add(self, message: model.Message) -> None:
-        self.messages.append(message)
-        self._bytes += message.size
-
-    @property
-    def is_full(self) -> bool:
-        return len(self.messages) >= self._limit or self._bytes >= model.MAX_PAGE_BYTES
-
-
 def show(
     group: Group,
     queue: Queue,
@@ -192,18 +173,20 @@ def peek(group: Group, query: model.Peek) -> model.MessagePage:
         stop = keys.after_prefix(start)
     if query.after:
         start = key_in(queue, query.state, _parse_cursor(query.after)) + b"\0"
-    page = Page(query.limit)
     found = space.scan(start, stop)
+    messages: list[model.Message] = []
+    size = 0
     last = b""
     for shared, value in found:
         last = shared[-8:]
         with suppress(CorruptRecord):
             record = read(group, queue, last, codec.unpack_message(value))
-            page.add(show(group, queue, last, record, query.state))
-        if page.is_full:
+            messages.append(show(group, queue, last, record, query.state))
+            size += messages[-1].size
+        if len(messages) == query.limit or size >= model.MAX_PAGE_BYTES:
             break
     more = next(found, None) is not None
-    return model.MessagePage(tuple(page.messages), last.hex() if more else None)
+    return model.MessagePage(tuple(messages), last.hex() if more else None)
 
 
 def _parse_cursor(text: str) -> bytes:
