@@ -23,6 +23,7 @@ QUEUE = {
     "visibility_timeout": 30,
     "delay": 0,
     "ttl": None,
+    "retention": None,
     "max_messages": None,
     "max_bytes": None,
     "overflow": "reject",

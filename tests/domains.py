@@ -27,6 +27,7 @@ SETTINGS_OF = {
     "visibility_timeout": st.sampled_from([2, 1, 0]),
     "delay": st.sampled_from([0] * 6 + [1, 2]),
     "ttl": st.sampled_from([None] * 4 + [1, 2]),
+    "retention": st.sampled_from([None] * 4 + [1, 2]),
     "max_messages": st.sampled_from([None] * 4 + [1, 2, 2, 2]),
     "max_bytes": st.sampled_from([None] * 5 + [1, 2, 2 * CHUNK_BYTES]),
     "overflow": st.sampled_from(["reject", "drop_oldest"]),
@@ -51,6 +52,7 @@ tight = st.builds(
     dead_letter=first_letters,
     max_messages=st.sampled_from([None, 2, 3, 3]),
     max_bytes=st.sampled_from([None, None, 2, 3]),
+    retention=st.sampled_from([None, None, 1, 2]),
 )
 first_settings = tight | st.builds(model.QueueSettings, **SETTINGS_OF | {"dead_letter": first_letters})
 changed = SETTINGS_OF | {"paused": st.booleans()}

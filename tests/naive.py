@@ -24,6 +24,7 @@ class OracleMessage:
     id: int
     draft: model.Draft
     sent_at_ms: int
+    born_ms: int = 0  # by the clock that timers run on
     due_ms: int = 0
     expires_ms: int = 0
     receives: int = 0
@@ -89,6 +90,10 @@ class OracleQueue:
     @property
     def delay_ms(self) -> int:
         return int(self.settings.delay * 1000)
+
+    @property
+    def retention_ms(self) -> int:
+        return int((self.settings.retention or 0) * 1000)
 
 
 def receipt_of(queue: OracleQueue, message: OracleMessage) -> str:

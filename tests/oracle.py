@@ -12,7 +12,7 @@ from typing import Any
 from msgspec import UNSET, structs
 
 from tests.naive import OracleMessage, OracleQueue
-from tests.oracle_places import ATTEMPT, DEDUP, DELAY, LEASE, TTL
+from tests.oracle_places import ATTEMPT, DEDUP, DELAY, LEASE, RETENTION, TTL
 from tests.oracle_traffic import Traffic
 from tq import errors, model
 from tq.errors import TqError
@@ -53,6 +53,7 @@ class Oracle(Traffic):
     def _let_go(self, queue: OracleQueue) -> None:
         if len(self._garbage) >= self._max_garbage:
             raise errors.Overloaded
+        self._watch(queue, 0)
         records: list[list[tuple[Any, ...]]] = []
         for state in ("in_flight", "delayed", "blocked"):
             records += [self._due_of(queue, m) for m in queue.of(state)]
@@ -130,7 +131,10 @@ class Oracle(Traffic):
         is_sooner = settings.fifo and settings.delay < queue.settings.delay
         if is_sooner or (queue.settings.paused and not settings.paused):
             self._arrivals[name] += len(queue.of("ready"))
+        is_other = settings.retention != queue.settings.retention
         queue.settings = settings
+        if is_other:
+            self._watch(queue, self._now_ms if queue.retention_ms and queue.messages else 0)
 
     def _delete_queue(self, command: model.DeleteQueue) -> None:
         queue = self._find(command.name)
@@ -284,15 +288,42 @@ class Oracle(Traffic):
 
     def _tick(self, command: model.Tick) -> model.Ticked:
         over = sorted(due for due in self._due if due[0] <= self._now_ms)[: command.limit]
+        aged = 0
         for due in over:
-            self._end_timer(due, self._due.pop(due, ""))
+            if aged < command.limit:
+                dedup_key = self._due.pop(due, "")
+                if due[1] == RETENTION:
+                    aged += sum(self._end_ages(q, command.limit - aged) for q in self._at(due[2]))
+                else:
+                    self._end_timer(due, dedup_key)
         if self._now_ms - self._latest_ms >= CLOCK_GRAIN_MS:
             self._latest_ms = self._now_ms
         return model.Ticked(min(self._due)[0] if self._due else None, dict(self._arrivals))
 
+    def _at(self, place: int) -> list[OracleQueue]:
+        return [queue for queue in self.queues.values() if queue.place == place]
+
+    def _end_ages(self, queue: OracleQueue, limit: int) -> int:
+        """One by one the oldest of those that are first in their state and priority."""
+        for aged in range(limit):
+            firsts: dict[tuple[str, int], OracleMessage] = {}
+            for state in model.STATES:
+                for message in queue.of(state):
+                    firsts.setdefault((state, message.draft.priority), message)
+            if not firsts:
+                self._watch(queue, 0)
+                return aged
+            oldest = min(firsts.values(), key=lambda m: m.born_ms)
+            if not self._is_aged(queue, oldest):
+                self._watch(queue, oldest.born_ms + queue.retention_ms)
+                return aged
+            self._expire(queue, oldest)
+        self._watch(queue, self._now_ms)
+        return limit
+
     def _end_timer(self, due: tuple[int, int, int, Any], dedup_key: Any) -> None:
         time_ms, kind, place, key = due
-        for queue in [q for q in self.queues.values() if q.place == place]:
+        for queue in self._at(place):
             if kind == DEDUP and queue.dedups.get(dedup_key, (key, 0))[1] == time_ms:
                 del queue.dedups[dedup_key]
             if kind == ATTEMPT and queue.attempts.get(key, (0, []))[0] == time_ms:

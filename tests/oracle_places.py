@@ -10,7 +10,7 @@ from msgspec import structs
 from tests.naive import OracleMessage, OracleQueue, uuid_of
 from tq import model
 
-LEASE, DELAY, TTL, DEDUP, ATTEMPT = 1, 2, 3, 4, 5  # what ends, in this order at one time
+LEASE, DELAY, TTL, DEDUP, ATTEMPT, RETENTION = 1, 2, 3, 4, 5, 6  # what ends, in this order at one time
 
 
 class Places:
@@ -83,6 +83,10 @@ class Places:
         queue.messages.append(message)
         if message.expires_ms:
             self._due[message.expires_ms, TTL, queue.place, message.key] = ""
+        if queue.retention_ms:
+            watches = self._watches(queue)
+            if not watches or watches[0][0] > message.born_ms + queue.retention_ms:
+                self._watch(queue, message.born_ms + queue.retention_ms)
         group = message.draft.group
         if group and not queue.settings.fifo and group in queue.heads:
             self._to(queue, message, "blocked", due_ms)
@@ -90,6 +94,16 @@ class Places:
             if group and not queue.settings.fifo:
                 queue.heads[group] = message
             self._enter(queue, message, due_ms)
+
+    def _watches(self, queue: OracleQueue) -> list[tuple[int, int, int, Any]]:
+        return [due for due in self._due if due[1:3] == (RETENTION, queue.place)]
+
+    def _watch(self, queue: OracleQueue, at_ms: int) -> None:
+        """Look at the ages of its messages then, and only then."""
+        for due in self._watches(queue):
+            del self._due[due]
+        if at_ms:
+            self._due[at_ms, RETENTION, queue.place, (0, 0)] = ""
 
     def _new_id(self, queue: OracleQueue) -> int:
         queue.next_id += 1
@@ -106,15 +120,15 @@ class Places:
         priority = 0 if target.settings.fifo else message.draft.priority
         draft = structs.replace(message.draft, priority=priority)
         moved = OracleMessage(self._new_id(target), draft, message.sent_at_ms if reason else self._wall_ms)
-        lives_from_ms = self._now_ms
+        moved.born_ms = self._now_ms
         if reason:
             moved.origin = model.DeadLetterOrigin(queue.name, reason, message.receives)
             moved.uuid = uuid
             if letter and letter.on_receive:
                 moved.receives, moved.first_ms = message.receives, message.first_ms
                 if reason != "expired" and not target.settings.fifo:
-                    lives_from_ms = message.sent_at_ms + self._offset_ms
-        moved.expires_ms = lives_from_ms + ttl_ms if ttl_ms else 0
+                    moved.born_ms = message.born_ms
+        moved.expires_ms = moved.born_ms + ttl_ms if ttl_ms else 0
         self._come(target, moved, 0)
         target.counters["sent"] += 1
         return True
@@ -126,13 +140,17 @@ class Places:
         is_last = letter is not None and not letter.on_receive and message.receives >= letter.max_receives
         if letter and is_last and self._move(queue, message, letter.queue, "max_receives"):
             return
-        if self._is_over(message):
+        if self._is_over(queue, message):
             self._expire(queue, message)
         else:
             self._enter(queue, message, self._now_ms + delay_ms if delay_ms else 0)
 
-    def _is_over(self, message: OracleMessage) -> bool:
-        return bool(message.expires_ms) and message.expires_ms <= self._now_ms
+    def _is_over(self, queue: OracleQueue, message: OracleMessage) -> bool:
+        is_over = bool(message.expires_ms) and message.expires_ms <= self._now_ms
+        return is_over or self._is_aged(queue, message)
+
+    def _is_aged(self, queue: OracleQueue, message: OracleMessage) -> bool:
+        return bool(queue.retention_ms) and self._now_ms >= message.born_ms + queue.retention_ms
 
     def _expire(self, queue: OracleQueue, message: OracleMessage) -> None:
         self._out(queue, message)
@@ -144,4 +162,4 @@ class Places:
         """How long it is too young still for a FIFO queue's delay, as the queue has it now."""
         if not queue.settings.fifo or message.receives or not queue.delay_ms:
             return 0
-        return max(0, message.sent_at_ms + queue.delay_ms - self._wall_ms)
+        return max(0, message.born_ms + queue.delay_ms - self._now_ms)

@@ -55,6 +55,7 @@ class Traffic(Places):
             notes=m.draft.notes,
             first_received_at_ms=m.first_ms or None,
             uuid=m.uuid,
+            ahead_ms=m.born_ms - m.sent_at_ms,
         )
 
     def _is_full(self, page: list[OracleMessage]) -> bool:
@@ -145,6 +146,7 @@ class Traffic(Places):
         ttl_ms = int((settings.ttl or 0) * 1000) if draft.ttl_ms is None else draft.ttl_ms
         dedup_id = dedup_id_of(queue, draft)
         message = OracleMessage(self._new_id(queue), structs.replace(draft, dedup_id=dedup_id), self._wall_ms)
+        message.born_ms = self._now_ms
         message.expires_ms = self._now_ms + ttl_ms if ttl_ms else 0
         self._come(queue, message, self._now_ms + delay_ms if delay_ms else 0)
         until = self._now_ms + int(settings.dedup_window * 1000)
@@ -243,7 +245,7 @@ class Traffic(Places):
         young_ms: list[int] = []
         for message in self._front(queue, young_ms):
             is_last = letter is not None and has_most and message.receives >= letter.max_receives
-            (over if is_last or self._is_over(message) else page).append(message)
+            (over if is_last or self._is_over(queue, message) else page).append(message)
             self._out(queue, message, "taken")
             if len(page) == limit or self._is_full(page) or len(over) == self._max_skipped:
                 break
@@ -251,7 +253,7 @@ class Traffic(Places):
         for message in [m for m in page if m.state == "taken"]:
             self._end(queue, message, "acked")
         for message in over:
-            if self._is_over(message):
+            if self._is_over(queue, message):
                 self._expire(queue, message)
             elif letter:
                 self._move(queue, message, letter.queue, "max_receives")
@@ -281,7 +283,7 @@ class Traffic(Places):
                 queue.counters["received"] -= 1
                 message.receives -= 1
                 message.first_ms = message.first_ms if message.receives else 0
-                if self._is_over(message):
+                if self._is_over(queue, message):
                     self._expire(queue, message)
                 else:
                     self._enter(queue, message, 0)
@@ -298,6 +300,7 @@ class Traffic(Places):
             notes=shown.notes,
         )
         message = OracleMessage(shown.id, draft, shown.sent_at_ms)
+        message.born_ms = shown.sent_at_ms + shown.ahead_ms
         message.expires_ms = shown.expires_at_ms + self._offset_ms if shown.expires_at_ms else 0
         message.receives, message.attempt = shown.receive_count - 1, shown.attempt
         message.first_ms = shown.first_received_at_ms or 0

@@ -184,7 +184,7 @@ def test_two_messages_of_one_number(engine: Store) -> None:
     [
         (MESSAGE[:-1] + b"?", NO_SUM),
         (b"", "record version missing is unknown"),
-        (b"\3", "record version 03 is unknown"),
+        (b"\4", "record version 04 is unknown"),
     ],
 )
 def test_a_message_that_cannot_be_read(engine: Store, value: bytes, why: str) -> None:

@@ -1,4 +1,4 @@
-"""Records to bytes and back. The golden bytes are what lies in the data directories of every version since 0.1."""
+"""Records to bytes and back."""
 
 from __future__ import annotations
 
@@ -13,6 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.engines import inline_bytes, open_engine, put
+from tests.golden import (
+    GOLDEN,
+    GOLDEN_MESSAGES,
+    GOLDEN_MOVE,
+    GOLDEN_NOTES,
+    GOLDEN_QUEUES,
+    NOW_MS,
+    OLD_MESSAGES,
+    OLD_QUEUES,
+)
 from tq import codec, keys, model
 from tq.codec import CHUNK_BYTES, MAX_INLINE_BYTES, ChunkedBody, CorruptRecord, MessageRecord, QueueRecord
 from tq.model import (
@@ -25,101 +35,6 @@ from tq.model import (
     MoveTask,
     QueueSettings,
     Send,
-)
-
-NOW_MS = 1_700_000_000_000
-
-OLD_MESSAGES = [
-    (
-        MessageRecord(NOW_MS, b'{"a":1}'),
-        "01 98 cf0000018bcfe56800 00 00 00 00 c0 c407 7b2261223a317d c0 ad208ce0",
-    ),
-    (
-        MessageRecord(NOW_MS, b"", "text/plain", 3, 4, NOW_MS + 1, NOW_MS + 2),
-        "01 98 cf0000018bcfe56800 03 04 cf0000018bcfe56801 cf0000018bcfe56802 aa746578742f706c61696e c400 c0 6b97dc94",
-    ),
-    (
-        MessageRecord(NOW_MS, ChunkedBody(10_240, 3_150_855_069, 7)),
-        "01 98 cf0000018bcfe56800 00 00 00 00 c0 93 cd2800 cebbce3b9d 07 c0 538fc242",
-    ),
-    (
-        MessageRecord(0, b"\xff", group="g", headers={"h": "ä"}, dead_letter=DeadLetterOrigin("q", "why", 2)),
-        "01 98 00 00 00 00 00 c0 c401 ff 83 a567726f7570 a167 a768656164657273 81 a168 a2c3a4"
-        " ab646561645f6c6574746572 93 a171 a3776879 02 9a0f1a54",
-    ),
-]
-GOLDEN_MESSAGES = [
-    (
-        MessageRecord(NOW_MS, b'{"a":1}'),
-        "02 99 cf0000018bcfe56800 00 00 00 00 c0 c407 7b2261223a317d 00 c0 76b2b3d3",
-    ),
-    (
-        MessageRecord(NOW_MS, b"", "text/plain", 3, 4, NOW_MS + 1, NOW_MS + 2, first_received_at_ms=NOW_MS + 3),
-        "02 99 cf0000018bcfe56800 03 04 cf0000018bcfe56801 cf0000018bcfe56802 aa746578742f706c61696e c400"
-        " cf0000018bcfe56803 c0 4bcae8b6",
-    ),
-    (
-        MessageRecord(NOW_MS, ChunkedBody(10_240, 3_150_855_069, 7)),
-        "02 99 cf0000018bcfe56800 00 00 00 00 c0 93 cd2800 cebbce3b9d 07 00 c0 764f496b",
-    ),
-    (
-        MessageRecord(
-            sent_at_ms=0,
-            body=b"\xff",
-            media_type=model.TEXT,
-            group="g",
-            headers={"h": "ä"},
-            dead_letter=DeadLetterOrigin("q", "why", 2),
-            dedup_id="d",
-            attributes={"n": Attribute("Number", "1"), "b": Attribute("Binary", b"\xff")},
-            notes={"k": "v"},
-            uuid=bytes(range(16)),
-        ),
-        "02 99 00 00 00 00 00 a0 c401 ff 00 87 a567726f7570 a167 a768656164657273 81 a168 a2c3a4"
-        " ab646561645f6c6574746572 93 a171 a3776879 02 a864656475705f6964 a164"
-        " aa61747472696275746573 82 a16e 92 a64e756d626572 a131 a162 92 a642696e617279 c401ff"
-        " a56e6f746573 81 a16b a176 a475756964 c410 000102030405060708090a0b0c0d0e0f 79c3f4a1",
-    ),
-]
-GOLDEN_QUEUES = [
-    (
-        QueueRecord(1, 1, NOW_MS, QueueSettings()),
-        "01 99 01 01 cf0000018bcfe56800 80 00 00 00 00 80 4a6dba00",
-    ),
-    (
-        QueueRecord(
-            7, 1_001, NOW_MS, QueueSettings(max_message_bytes=65_536), 1_000, 9, 50, 5, {"sent": 1_000, "acked": 9}
-        ),
-        "01 99 07 cd03e9 cf0000018bcfe56800 81 b16d61785f6d6573736167655f6279746573 ce00010000"
-        " cd03e8 09 32 05 82 a473656e74 cd03e8 a561636b6564 09 50c93a52",
-    ),
-    (
-        QueueRecord(
-            1,
-            1,
-            NOW_MS,
-            QueueSettings(
-                dead_letter=DeadLetter("b", 1, on_receive=True),
-                dedup_scope="group",
-                content_dedup=True,
-                fifo=True,
-                max_in_flight=2,
-                receive_wait=1,
-            ),
-        ),
-        "01 99 01 01 cf0000018bcfe56800 86 ab646561645f6c6574746572 84 a57175657565 a162"
-        " ac6d61785f7265636569766573 01 a96f6e5f657870697279 c2 aa6f6e5f72656365697665 c3"
-        " ab64656475705f73636f7065 a567726f7570 ad636f6e74656e745f6465647570 c3 a46669666f c3"
-        " ad6d61785f696e5f666c69676874 02 ac726563656976655f77616974 01 00 00 00 00 80 a83ab3cf",
-    ),
-]
-GOLDEN_NOTES = ({"k": "ä"}, "01 81 a16b a2c3a4 a407bfe1")
-GOLDEN_MOVE = (
-    MoveTask("m", "q", None, 5, NOW_MS, 3, "failed", 2, "why", b"\x09", 7, 1),
-    "01 8c a26964 a16d a57175657565 a171 a2746f c0 aa7065725f7365636f6e64 05"
-    " ad737461727465645f61745f6d73 cf0000018bcfe56800 a7746f5f6d6f7665 03 a6737461747573 a66661696c6564"
-    " a56d6f766564 02 a76661696c757265 a3776879 a56166746572 c401 09 a66265666f7265 07"
-    " ac6d6f7665645f6265666f7265 01 42daaa32",
 )
 
 patient = settings(deadline=None)  # the machine may be busy
@@ -136,6 +51,7 @@ messages = st.builds(
     st.binary(max_size=300) | chunked,
     st.none() | st.text(max_size=20),
     *[numbers] * 5,
+    st.integers(-(1 << 40), 1 << 40),
     st.none() | texts,
     st.none() | text_maps,
     st.none() | origins,
@@ -148,6 +64,7 @@ queue_settings = st.builds(
     QueueSettings,
     visibility_timeout=st.floats(0, model.MAX_VISIBILITY_S),
     ttl=st.none() | st.floats(0.001, model.MAX_DELAY_S),
+    retention=st.none() | st.floats(0.001, model.MAX_DELAY_S),
     max_bytes=st.none() | st.integers(1, (1 << 63) - 1),
     overflow=st.sampled_from(["reject", "drop_oldest"]),
     max_message_bytes=st.integers(1, model.MAX_MESSAGE_BYTES),
@@ -174,7 +91,7 @@ moves = st.builds(
     st.binary(max_size=8),
     *[numbers] * 2,
 )
-queues = st.builds(QueueRecord, *[numbers] * 3, queue_settings, *[numbers] * 4, counters)
+queues = st.builds(QueueRecord, *[numbers] * 3, queue_settings, *[numbers] * 4, counters, numbers)
 
 
 def seal(fields: Any, version: int = codec.VERSION) -> bytes:
@@ -197,13 +114,18 @@ def test_messages_that_older_versions_wrote(record: MessageRecord, golden: str) 
     assert codec.unpack_message(bytes.fromhex(golden)) == record
 
 
+@pytest.mark.parametrize(("record", "golden"), OLD_QUEUES)
+def test_queues_that_older_versions_wrote(record: QueueRecord, golden: str) -> None:
+    assert codec.unpack_queue(bytes.fromhex(golden)) == record
+
+
 @pytest.mark.parametrize(("record", "golden"), GOLDEN_QUEUES)
 def test_golden_queues(record: QueueRecord, golden: str) -> None:
     assert codec.pack_queue(record).hex() == golden.replace(" ", "")
     assert codec.unpack_queue(bytes.fromhex(golden)) == record
 
 
-ALL_GOLDEN = [golden for _, golden in [*OLD_MESSAGES, *GOLDEN_MESSAGES, *GOLDEN_QUEUES, GOLDEN_NOTES, GOLDEN_MOVE]]
+ALL_GOLDEN = [golden for _, golden in GOLDEN]
 
 
 def test_golden_notes_and_moves() -> None:
@@ -219,7 +141,7 @@ def test_golden_notes_and_moves() -> None:
 def test_golden_bytes_are_as_the_codec_says(golden: str) -> None:
     """Version, msgpack, checksum: told apart here without the codec."""
     value = bytes.fromhex(golden)
-    assert value[0] in (1, 2)
+    assert value[0] in (1, 2, 3)
     assert isinstance(msgpack.unpackb(value[1:-4]), list | dict)
     assert crc32(value[:-4]).to_bytes(4, "big") == value[-4:]
 
@@ -296,15 +218,15 @@ def test_bytes_that_are_no_record(value: bytes) -> None:
             unpack(value)
 
 
-@pytest.mark.parametrize("version", [0, 3, 255])
+@pytest.mark.parametrize("version", [0, 4, 255])
 def test_another_version_is_refused(version: int) -> None:
     with pytest.raises(CorruptRecord, match=f"record version {version:02x} is unknown"):
-        codec.unpack_message(seal([NOW_MS, 0, 0, 0, 0, None, b"", 0, None], version))
+        codec.unpack_message(seal([NOW_MS, 0, 0, 0, 0, None, b"", 0, None, 0], version))
 
 
-def test_only_messages_have_a_second_version() -> None:
-    with pytest.raises(CorruptRecord, match="record version 02 is unknown"):
-        codec.unpack_queue(seal([1, 1, NOW_MS, {}, 0, 0, 0, 0, {}], 2))
+def test_only_messages_have_a_third_version() -> None:
+    with pytest.raises(CorruptRecord, match="record version 03 is unknown"):
+        codec.unpack_queue(seal([1, 1, NOW_MS, {}, 0, 0, 0, 0, {}, 0], 3))
 
 
 @pytest.mark.parametrize(
@@ -326,17 +248,17 @@ def test_notes_and_moves_of_another_layout_are_refused(unpack: Callable[[bytes],
 @pytest.mark.parametrize(
     "fields",
     [
-        [NOW_MS, 0, 0, 0, 0, None, b"", None],
-        [NOW_MS, 0, 0, 0, 0, None, b"", 0, None, None],
-        [NOW_MS, 0, 0, 0, 0, None, None, 0, None],
-        [NOW_MS, 0, 0, 0, 0, None, b"", 0, {"attributes": {"n": ["Number"]}}],
-        [NOW_MS, 0, 0, 0, 0, None, b"", 0, {"attributes": ["n"]}],
-        [NOW_MS, 0, 0, 0, 0, None, b"", 0, 7],
+        [NOW_MS, 0, 0, 0, 0, None, b"", 0, None],
+        [NOW_MS, 0, 0, 0, 0, None, b"", 0, None, 0, None],
+        [NOW_MS, 0, 0, 0, 0, None, None, 0, None, 0],
+        [NOW_MS, 0, 0, 0, 0, None, b"", 0, {"attributes": {"n": ["Number"]}}, 0],
+        [NOW_MS, 0, 0, 0, 0, None, b"", 0, {"attributes": ["n"]}, 0],
+        [NOW_MS, 0, 0, 0, 0, None, b"", 0, 7, 0],
         {"a": 1},
         None,
     ],
 )
-def test_a_message_of_another_layout_of_the_second_version_is_refused(fields: Any) -> None:
+def test_a_message_of_another_layout_of_the_latest_version_is_refused(fields: Any) -> None:
     with pytest.raises(CorruptRecord):
         codec.unpack_message(seal(fields, codec.MESSAGE_VERSION))
 
@@ -368,17 +290,20 @@ def test_a_message_of_another_layout_is_refused(fields: Any) -> None:
     [
         [],
         [1, 1, NOW_MS],
-        [1, 1, NOW_MS, {}, 0, 0, 0, 0],
-        [1, 1, NOW_MS, {}, 0, 0, 0, 0, {}, 0],
-        [1, 1, NOW_MS, {"unknown": 1}, 0, 0, 0, 0, {}],
-        [1, 1, NOW_MS, {"max_message_bytes": 0}, 0, 0, 0, 0, {}],
-        [1, 1, NOW_MS, None, 0, 0, 0, 0, {}],
+        [1, 1, NOW_MS, {}, 0, 0, 0, 0, {}],
+        [1, 1, NOW_MS, {}, 0, 0, 0, 0, {}, 0, 0],
+        [1, 1, NOW_MS, {"unknown": 1}, 0, 0, 0, 0, {}, 0],
+        [1, 1, NOW_MS, {"max_message_bytes": 0}, 0, 0, 0, 0, {}, 0],
+        [1, 1, NOW_MS, None, 0, 0, 0, 0, {}, 0],
         None,
     ],
 )
 def test_a_queue_of_another_layout_is_refused(fields: Any) -> None:
     with pytest.raises(CorruptRecord):
-        codec.unpack_queue(seal(fields))
+        codec.unpack_queue(seal(fields, codec.QUEUE_VERSION))
+    if isinstance(fields, list):
+        with pytest.raises(CorruptRecord):
+            codec.unpack_queue(seal(fields[:-1]))
 
 
 def test_a_message_is_no_queue_and_a_queue_no_message() -> None:

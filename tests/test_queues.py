@@ -47,6 +47,7 @@ BAD_SETTINGS = {
     "visibility_timeout": ({"visibility_timeout": 43_201}, "$.visibility_timeout"),
     "delay": ({"delay": -1}, "$.delay"),
     "ttl": ({"ttl": 0}, "$.ttl"),
+    "retention": ({"retention": 31_536_001}, "$.retention"),
     "max_messages": ({"max_messages": 0}, "$.max_messages"),
     "max_bytes": ({"max_bytes": 0}, "$.max_bytes"),
     "overflow": ({"overflow": "block"}, "$.overflow"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from msgspec import structs
 
@@ -292,3 +294,50 @@ def test_headers_and_attributes_count_for_what_may_wait() -> None:
     assert (
         model.Transaction((), (("q", draft),)).cost_bytes == model.Transaction((), (("q", content),)).cost_bytes + more
     )
+
+
+# --- retention ---------------------------------------------------------------------------
+
+
+def test_a_dead_letter_is_as_old_as_it_was(bench: Bench) -> None:
+    """It goes in its time when younger ones were there before it but are gone."""
+    bench.run(CreateQueue("dead", model.QueueSettings(retention=60)))
+    letter = model.DeadLetter("dead", 1, on_receive=True)
+    bench.run(CreateQueue("q", model.QueueSettings(dead_letter=letter)), Send("q", (Draft(b"old"),)))
+    bench.receive(queue="q", visibility_ms=0)
+    bench.later(30_000)
+    bench.run(Send("dead", (Draft(b"young"),)))
+    bench.receive(queue="q")
+    bench.run(Send("dead", (Draft(b"youngest"),)))
+    assert list(bench.states("dead")) == ["young", "old", "youngest"]
+    bench.run(Receive(("dead",)))
+    bench.later(30_000)
+    assert bench.states("dead") == {"youngest": "ready"}
+
+
+def test_behind_a_younger_one_a_message_that_is_too_old_is_not_received(bench: Bench) -> None:
+    bench.run(CreateQueue("dead", model.QueueSettings(retention=60)))
+    letter = model.DeadLetter("dead", 1, on_receive=True)
+    bench.run(CreateQueue("q", model.QueueSettings(dead_letter=letter)), Send("q", (Draft(b"old"),)))
+    bench.receive(queue="q", visibility_ms=0)
+    bench.later(30_000)
+    bench.run(Send("dead", (Draft(b"young"),)))
+    bench.receive(queue="q")
+    bench.later(30_000)
+    assert list(bench.receive(queue="dead")) == ["young"]
+
+
+def test_a_damaged_message_does_not_hide_older_ones(bench: Bench) -> None:
+    bench.run(CreateQueue("q", model.QueueSettings(retention=60)), Send("q", (Draft(b"1"), Draft(b"2"), Draft(b"3"))))
+    queue_id = bench.store.read(lambda tx: keys.queue_id_of(next(tx.space(keys.NAMES).scan())[0]))
+
+    def damage(tx: Any) -> None:
+        tx.space(keys.ready_space(queue_id)).put(keys.message_key(1), b"?")
+
+    bench.store.commit([Do(damage)], bench.now_ms)
+    bench.now_ms += 60_000
+    bench.store.commit([model.Tick(2)], bench.now_ms)
+    assert bench.states("q") == {"3": "ready"}
+    bench.store.commit([model.Tick(2)], bench.now_ms)
+    info = bench.ask(model.GetQueue("q"))
+    assert (info.messages, info.counters.expired, info.counters.quarantined) == (model.Counts(), 2, 1)

@@ -290,7 +290,7 @@ def test_a_queue_of_sqs_is_one_of_tq(queue: Make) -> None:
     q = queue(fifo=True, DelaySeconds=5, VisibilityTimeout=60, ReceiveMessageWaitTimeSeconds=2, MaximumMessageSize=2048)
     shown = Native(q).ask("GET", "").json
     assert (shown["fifo"], shown["delay"], shown["visibility_timeout"]) == (True, 5, 60)
-    assert (shown["ttl"], shown["max_message_bytes"], shown["max_in_flight"]) == (345_600, 2048, 120_000)
+    assert (shown["retention"], shown["max_message_bytes"], shown["max_in_flight"]) == (345_600, 2048, 120_000)
     assert Native(q).ask("PATCH", "", {"delay": 0}).status == 200
     assert q.attributes()["DelaySeconds"] == "0"
 

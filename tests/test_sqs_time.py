@@ -174,13 +174,39 @@ def test_what_is_too_old_is_gone(local: LocalServer, queue: Make, fifo: bool) ->
 def test_what_is_in_flight_or_delayed_gets_too_old(local: LocalServer, queue: Make) -> None:
     q = queue(MessageRetentionPeriod=60)
     q.send("in flight")
-    q.take()
+    taken = q.take(VisibilityTimeout=43_200)
     q.send("delayed", DelaySeconds=900)
     local.jump(61)
     assert q.receive() == []
     assert q.counts() == (0, 0, 0)
+    assert_refused(q.change(taken, 0), "InvalidParameterValueException", "does not exist")
+    assert q.delete(taken).status == 200
     local.jump(900)
     assert q.receive() == []
+
+
+def test_what_is_in_flight_for_too_long_locks_its_group_no_more(local: LocalServer, queue: Make) -> None:
+    q = queue(fifo=True, MessageRetentionPeriod=60)
+    q.send("a")
+    q.take(VisibilityTimeout=43_200)
+    local.jump(30)
+    q.send("b")
+    local.jump(20)
+    assert q.bodies() == []
+    local.jump(11)
+    assert q.bodies() == ["b"]
+
+
+def test_another_retention_counts_for_what_is_there(local: LocalServer, queue: Make) -> None:
+    q = queue(MessageRetentionPeriod=60)
+    q.send("a")
+    q.set(MessageRetentionPeriod=1_209_600)
+    local.jump(1_209_590)
+    q.send("b")
+    assert q.counts() == (2, 0, 0)
+    q.set(MessageRetentionPeriod=60)
+    assert q.counts() == (1, 0, 0)
+    assert q.bodies() == ["b"]
 
 
 def test_four_days_unless_it_is_said_otherwise(local: LocalServer, queue: Make) -> None:

@@ -71,6 +71,10 @@ class _Audit:
                     messages[key] = (state, None)
                     yield f"queue {name}: message {keys.sequence_of(key)}: {error}"
         yield from self._sums(name, record, messages)
+        if record.watch_ms:
+            self._due.add(keys.due_key(record.watch_ms, DueKind.RETENTION, record.id, b""))
+        elif record.settings.retention and messages:
+            yield f"queue {name}: nothing watches the ages of its messages"
         numbers: set[int] = set()
         for key, (state, message) in messages.items():
             number = keys.sequence_of(key)

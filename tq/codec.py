@@ -4,8 +4,9 @@
     | version (1) | msgpack array       | CRC-32 of all before it (4, BE)   |
     +-------------+---------------------+-----------------------------------+
 
-    message record, version 2:
-        [sent_at_ms, receive_count, attempt, due_at_ms, expires_at_ms, media_type, body, first_received_at_ms, more]
+    message record, version 3:
+        [sent_at_ms, receive_count, attempt, due_at_ms, expires_at_ms, media_type, body, first_received_at_ms, more,
+         ahead_ms]
         attempt         how often it was leased, counted up by each lease and never back
         due_at_ms       when the lease or the delay is over; 0 in other states
         expires_at_ms   when its time to live is over; 0 when it has none
@@ -15,10 +16,14 @@
         first_received_at_ms    when it was leased first; 0 before
         more            nil, or a map of what few messages have: "group", "headers", "dead_letter", "dedup_id",
                         "attributes" (name to [type, value]), "notes", "uuid"
-    message record, version 1: the same without `first_received_at_ms`
-    queue record, version 1: [id, next_sequence, created_at_ms, settings, bytes, in_flight, delayed, blocked, counters]
+        ahead_ms        its age counts from `sent_at_ms` + this by the timers' clock, which may be ahead of the wall's
+    message record, version 2: the same without `ahead_ms`; version 1: without `first_received_at_ms` too
+    queue record, version 2:
+        [id, next_sequence, created_at_ms, settings, bytes, in_flight, delayed, blocked, counters, watch_ms]
         settings        a map of those that differ from their defaults
         counters        a map of those that are not 0
+        watch_ms        when `due` has its entry for the queue's retention; 0 when it has none
+    queue record, version 1: the same without `watch_ms`
     notes, version 1: a map of texts
     move task, version 1: a map of the fields of `model.MoveTask`
 
@@ -37,7 +42,8 @@ import msgspec
 from tq.model import Attribute, Clock, DeadLetterOrigin, MoveTask, QueueSettings
 
 VERSION = 1
-MESSAGE_VERSION = 2
+MESSAGE_VERSION = 3
+QUEUE_VERSION = 2
 CHUNK_BYTES = 4_080  # with its 16-byte header, one 4 KiB page of LMDB exactly
 SURELY_INLINE_BYTES = 512  # the rest of a record without headers has less than 1,400 bytes
 MAX_INLINE_BYTES = 1_984  # a larger value would not fit twice in a page and get pages of its own
@@ -45,6 +51,7 @@ MAX_INLINE_BYTES = 1_984  # a larger value would not fit twice in a page and get
 
 _VERSION_BYTE = bytes([VERSION])
 _MESSAGE_VERSION_BYTE = bytes([MESSAGE_VERSION])
+_QUEUE_VERSION_BYTE = bytes([QUEUE_VERSION])
 _DEFAULT_SETTINGS = QueueSettings()
 _pack = msgpack.Packer().pack  # `packb` makes one for each call
 
@@ -74,6 +81,7 @@ class MessageRecord(msgspec.Struct, frozen=True):
     due_at_ms: int = 0
     expires_at_ms: int = 0
     first_received_at_ms: int = 0
+    ahead_ms: int = 0
     group: str | None = None
     headers: dict[str, str] | None = None
     dead_letter: DeadLetterOrigin | None = None
@@ -81,6 +89,11 @@ class MessageRecord(msgspec.Struct, frozen=True):
     attributes: dict[str, Attribute] | None = None
     notes: dict[str, str] | None = None
     uuid: bytes | None = None
+
+    @property
+    def born_ms(self) -> int:
+        """When its age began, by the timers' clock."""
+        return self.sent_at_ms + self.ahead_ms
 
     @property
     def has_head(self) -> bool:
@@ -100,6 +113,7 @@ class QueueRecord(msgspec.Struct):
     delayed: int = 0
     blocked: int = 0
     counters: dict[str, int] = msgspec.field(default_factory=dict)
+    watch_ms: int = 0
 
 
 def pack_message(record: MessageRecord) -> bytes:
@@ -115,14 +129,15 @@ def pack_message(record: MessageRecord) -> bytes:
             body if isinstance(body, bytes) else [body.size, body.checksum, body.headers_size],
             record.first_received_at_ms,
             _more(record) or None,
+            record.ahead_ms,
         ],
         _MESSAGE_VERSION_BYTE,
     )
 
 
-def pack_new(sent_at_ms: int, body: bytes, media_type: str | None, expires_at_ms: int = 0) -> bytes:
+def pack_new(sent_at_ms: int, ahead_ms: int, body: bytes, media_type: str | None, expires_at_ms: int) -> bytes:
     """`pack_message` of a record that has only these."""
-    return _seal([sent_at_ms, 0, 0, 0, expires_at_ms, media_type, body, 0, None], _MESSAGE_VERSION_BYTE)
+    return _seal([sent_at_ms, 0, 0, 0, expires_at_ms, media_type, body, 0, None, ahead_ms], _MESSAGE_VERSION_BYTE)
 
 
 def _more(record: MessageRecord) -> dict[str, Any]:
@@ -156,25 +171,28 @@ def unpack_message(value: bytes) -> MessageRecord:
     """Raises CorruptRecord."""
     try:
         fields = _unseal(value, MESSAGE_VERSION)
-        if value[0] == VERSION:
-            fields.insert(7, 0)
-        sent_at_ms, receive_count, attempt, due_at_ms, expires_at_ms, media_type, body, first_ms, more = fields
+        if value[0] < MESSAGE_VERSION:
+            if value[0] == VERSION:
+                fields.insert(7, 0)
+            fields.append(0)
+        sent_ms, receive_count, attempt, due_ms, expires_ms, media_type, body, first_ms, more, ahead_ms = fields
         if not isinstance(body, bytes):
             body = ChunkedBody(*body)
         if not more:
             return MessageRecord(
-                sent_at_ms, body, media_type, receive_count, attempt, due_at_ms, expires_at_ms, first_ms
+                sent_ms, body, media_type, receive_count, attempt, due_ms, expires_ms, first_ms, ahead_ms
             )
         origin = more.get("dead_letter")
         return MessageRecord(
-            sent_at_ms,
+            sent_ms,
             body,
             media_type,
             receive_count,
             attempt,
-            due_at_ms,
-            expires_at_ms,
+            due_ms,
+            expires_ms,
             first_ms,
+            ahead_ms,
             more.get("group"),
             more.get("headers"),
             DeadLetterOrigin(*origin) if origin else None,
@@ -266,20 +284,25 @@ def pack_queue(record: QueueRecord) -> bytes:
             record.delayed,
             record.blocked,
             record.counters,
+            record.watch_ms,
         ],
-        _VERSION_BYTE,
+        _QUEUE_VERSION_BYTE,
     )
 
 
 def unpack_queue(value: bytes) -> QueueRecord:
     """Raises CorruptRecord."""
     try:
-        fields = _unseal(value, VERSION)
-        queue_id, next_sequence, created_at_ms, settings, size, in_flight, delayed, blocked, counters = fields
+        fields = _unseal(value, QUEUE_VERSION)
+        if value[0] == VERSION:
+            fields.append(0)
+        queue_id, next_sequence, created_at_ms, settings, size, in_flight, delayed, blocked, counters, watch_ms = fields
         known = msgspec.convert(settings, QueueSettings) if settings != {} else _DEFAULT_SETTINGS
     except (TypeError, ValueError) as error:
         raise CorruptRecord(f"not a queue record: {error}") from error
-    return QueueRecord(queue_id, next_sequence, created_at_ms, known, size, in_flight, delayed, blocked, counters)
+    return QueueRecord(
+        queue_id, next_sequence, created_at_ms, known, size, in_flight, delayed, blocked, counters, watch_ms
+    )
 
 
 def pack_notes(notes: dict[str, str]) -> bytes:

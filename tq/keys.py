@@ -14,6 +14,7 @@
                     queue id (4) + 255 (1) + length (1) + group + key (8)   empty: in flight beside the head (FIFO)
     attempts        queue id (4) + receive attempt id                       until when, ms (8), and keys and attempts
     due             time ms (8) + kind (1) + queue id (4) + message key (8) empty, or the deduplication id
+                    time ms (8) + kind (1) + queue id (4)                   empty: the queue's oldest may be too old
     dedup           queue id (4) + deduplication id                         message key (8) + until when, ms (8)
                     queue id (4) + 255 (1) + length (1) + group + id        the same, of an id that is its group's
     chunks          queue id (4) + message key (8) + number (2)             up to 4,080 bytes of a large body
@@ -71,6 +72,7 @@ class DueKind(IntEnum):
     TTL = 3
     DEDUP = 4
     ATTEMPT = 5
+    RETENTION = 6
 
 
 def ready_space(queue_id: int) -> str:

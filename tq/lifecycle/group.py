@@ -10,6 +10,7 @@ import re
 from tq import codec, keys
 from tq.codec import CorruptRecord, QueueRecord
 from tq.errors import InvalidQueueName, QueueDamaged, QueueNotFound
+from tq.keys import DueKind
 from tq.model import ANY_QUEUE_NAME, QUEUE_NAME, Clock, QueueSettings
 from tq.store import Space, Tx
 
@@ -30,6 +31,7 @@ class Queue:
         "name",
         "ready",
         "record",
+        "retention_ms",
         "ttl_ms",
     )
 
@@ -46,6 +48,7 @@ class Queue:
         self.is_fifo = settings.fifo
         self.delay_ms = round(settings.delay * 1000)
         self.ttl_ms = round((settings.ttl or 0) * 1000)
+        self.retention_ms = round((settings.retention or 0) * 1000)
 
     def settle_in(self, tx: Tx) -> None:
         """Take the place that the record's id names."""
@@ -92,9 +95,13 @@ class Group:
         self.tx.space(keys.META).put(keys.CLOCK, codec.pack_clock(clock))
         self._clock = clock
 
+    def ahead_ms(self) -> int:
+        """How far the timers' clock, which never jumps, is ahead of the wall's."""
+        return (self._clock or self.clock()).offset_ms
+
     def wall_ms(self) -> int:
-        """What the wall clock says: timers run on a clock that never jumps, which may be ahead of it."""
-        return self.now_ms - (self._clock or self.clock()).offset_ms
+        """What the wall clock says."""
+        return self.now_ms - self.ahead_ms()
 
     def arrivals(self) -> dict[str, int]:
         """How many messages became ready in each queue since the group began."""
@@ -148,6 +155,16 @@ class Group:
         self._write(queue)
         return queue
 
+    def watch(self, queue: Queue, at_ms: int) -> None:
+        """Look at the ages of what is in a queue at a time, and not at another; at 0 never."""
+        record = queue.record
+        if record.watch_ms:
+            self.due.delete(keys.due_key(record.watch_ms, DueKind.RETENTION, queue.id, b""))
+        if at_ms:
+            self.due.put(keys.due_key(at_ms, DueKind.RETENTION, queue.id, b""), b"")
+        record.watch_ms = at_ms
+        queue.is_changed = True
+
     def renew(self, queue: Queue) -> None:
         """Give the queue a new, empty place; what is at the old one becomes garbage."""
         self._let_go(queue)
@@ -175,6 +192,7 @@ class Group:
 
     def _let_go(self, queue: Queue) -> None:
         prefix = keys.queue_prefix(queue.id)
+        self.watch(queue, 0)
         self.tx.space(keys.NAMES).delete(prefix)
         self.tx.space(keys.GARBAGE).put(prefix, b"")
 

@@ -33,7 +33,7 @@ def show(
     assert isinstance(record.body, bytes)
     priority, sequence = keys.parse_message_key(key)
     due_at_ms, expires_at_ms = record.due_at_ms, record.expires_at_ms
-    ahead_ms = group.now_ms - group.wall_ms() if due_at_ms or expires_at_ms else 0
+    ahead_ms = group.ahead_ms() if due_at_ms or expires_at_ms else 0
     return model.Message(  # by position: names would take four times as long
         sequence,
         record.body,
@@ -54,6 +54,7 @@ def show(
         record.notes,
         record.first_received_at_ms or None,
         record.uuid or (queue.uuid(sequence) if has_uuid else None),
+        record.ahead_ms,
     )
 
 

@@ -181,7 +181,7 @@ def come_back(group: Group, queue: Queue, key: bytes, record: MessageRecord, del
     is_last = letter is not None and not letter.on_receive and record.receive_count >= letter.max_receives
     if letter and is_last and move(group, queue, key, record, letter.queue, "max_receives"):
         return
-    if is_expired(group, record):
+    if is_expired(group, queue, record):
         expire(group, queue, key, record)
         return
     return_to_group(group, queue, key, replace(record, due_at_ms=group.now_ms + delay_ms if delay_ms else 0))
@@ -191,11 +191,16 @@ def held_back_ms(group: Group, queue: Queue, record: MessageRecord) -> int:
     """How long the delay of a FIFO queue still holds back a message (ms). Whatever was received once is old enough."""
     if not queue.is_fifo or not queue.delay_ms or record.receive_count:
         return 0
-    return max(0, record.sent_at_ms + queue.delay_ms - group.wall_ms())
+    return max(0, record.born_ms + queue.delay_ms - group.now_ms)
 
 
-def is_expired(group: Group, record: MessageRecord) -> bool:
-    return 0 < record.expires_at_ms <= group.now_ms
+def is_expired(group: Group, queue: Queue, record: MessageRecord) -> bool:
+    """Whether its time to live or the queue's retention is over."""
+    return 0 < record.expires_at_ms <= group.now_ms or is_aged(group, queue, record)
+
+
+def is_aged(group: Group, queue: Queue, record: MessageRecord) -> bool:
+    return 0 < queue.retention_ms <= group.now_ms - record.born_ms
 
 
 def expire(group: Group, queue: Queue, key: bytes, record: MessageRecord) -> None:
@@ -224,18 +229,19 @@ def move(group: Group, queue: Queue, key: bytes, record: MessageRecord, to: str,
     else:
         pieces = []
     origin = DeadLetterOrigin(queue.name, reason, record.receive_count) if reason else None
-    ttl = target.record.settings.ttl
     letter = queue.record.settings.dead_letter
     keeps_count = reason is not None and letter is not None and letter.on_receive
     is_of_age = keeps_count and reason != "expired" and not target.is_fifo
-    born_at_ms = record.sent_at_ms + group.now_ms - group.wall_ms() if is_of_age else group.now_ms
+    sent_at_ms = record.sent_at_ms if reason else group.wall_ms()
+    ahead_ms = record.ahead_ms if is_of_age else group.now_ms - sent_at_ms
     moved = replace(
         record,
-        sent_at_ms=record.sent_at_ms if reason else group.wall_ms(),
+        sent_at_ms=sent_at_ms,
+        ahead_ms=ahead_ms,
         receive_count=record.receive_count if keeps_count else 0,
         attempt=0,
         due_at_ms=0,
-        expires_at_ms=born_at_ms + round(ttl * 1000) if ttl else 0,
+        expires_at_ms=sent_at_ms + ahead_ms + target.ttl_ms if target.ttl_ms else 0,
         dead_letter=origin,
         first_received_at_ms=record.first_received_at_ms if keeps_count else 0,
         uuid=(record.uuid or queue.uuid(keys.sequence_of(key))) if reason else None,
@@ -275,17 +281,24 @@ def append_new(group: Group, queue: Queue, value: bytes, size: int, expires_at_m
     queue.is_changed = True
     if expires_at_ms:
         group.due.put(keys.due_key(expires_at_ms, DueKind.TTL, queue.id, key), b"")
+    if queue.retention_ms and not record.watch_ms:
+        group.watch(queue, group.now_ms + queue.retention_ms)
     return sequence
 
 
 def settle_in(group: Group, queue: Queue, key: bytes, record: MessageRecord, pieces: list[bytes]) -> None:
-    """Store what a message has besides its record, wherever that is: its chunks, its lifetime, its part of `bytes`."""
+    """Store what a message has besides its record, wherever that is: chunks, its part of `bytes`, when it expires."""
     queue.record.bytes += codec.content_bytes(record)
     queue.is_changed = True
     for number, piece in enumerate(pieces):
         group.chunks.put(keys.chunk_key(queue.id, key, number), piece)
     if record.expires_at_ms:
         group.due.put(keys.due_key(record.expires_at_ms, DueKind.TTL, queue.id, key), b"")
+    if queue.retention_ms:
+        watch_ms = queue.record.watch_ms
+        retained_until_ms = record.born_ms + queue.retention_ms
+        if not watch_ms or retained_until_ms < watch_ms:
+            group.watch(queue, retained_until_ms)
 
 
 def read_or_set_aside(group: Group, queue: Queue, state: State, key: bytes, value: bytes) -> MessageRecord | None:

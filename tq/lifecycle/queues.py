@@ -76,6 +76,8 @@ def _set(group: Group, queue: Queue, settings: model.QueueSettings) -> None:
         queue.arrived += queue.ready.count()
     queue.configure(settings)
     queue.is_changed = True
+    if before.retention != settings.retention:
+        group.watch(queue, group.now_ms if settings.retention and queue.total() else 0)
 
 
 def _check_dead_letter(group: Group, name: str, settings: model.QueueSettings) -> None:

@@ -84,7 +84,7 @@ def _take(group: Group, queue: Queue, command: model.Receive) -> model.Received:
         key, value = item
         try:
             record = codec.unpack_message(value)
-            is_over = record.expires_at_ms and is_expired(group, record)
+            is_over = (record.expires_at_ms or queue.retention_ms) and is_expired(group, queue, record)
             if is_over or (most_receives and record.receive_count >= most_receives):
                 over.append((key, record))
             else:
@@ -126,7 +126,7 @@ def _most_receives(group: Group, letter: model.DeadLetter) -> int:
 def _end(group: Group, queue: Queue, key: bytes, record: MessageRecord) -> None:
     """The time to live of a message is over, or it would be received once too often."""
     letter = queue.record.settings.dead_letter
-    if is_expired(group, record):
+    if is_expired(group, queue, record):
         expire(group, queue, key, record)
     elif letter:
         move(group, queue, key, record, letter.queue, "max_receives")
@@ -269,7 +269,7 @@ def unreceive(group: Group, command: model.Unreceive) -> None:
             displace(group, queue, "in_flight", key, record)
             queue.count("received", -1)
             before = _not_taken(record)
-            if is_expired(group, record):
+            if is_expired(group, queue, record):
                 expire(group, queue, key, before)  # the timer of its lifetime has gone off while it was leased
             else:
                 return_to_group(group, queue, key, before)
@@ -288,14 +288,14 @@ def _restore(group: Group, queue: Queue, message: model.Message) -> None:
     is_ours = message.id < queue.record.next_sequence and queue.record.counters.get("acked", 0) > 0
     if not is_ours or locate(group, queue, key):
         return  # the queue was deleted since, and this is another one of its name
-    ahead_ms = group.now_ms - group.wall_ms()
     record = MessageRecord(
         sent_at_ms=message.sent_at_ms,
         body=message.content,
         media_type=message.media_type,
         receive_count=message.receive_count - 1,
         attempt=message.attempt,
-        expires_at_ms=message.expires_at_ms + ahead_ms if message.expires_at_ms else 0,
+        expires_at_ms=message.expires_at_ms + group.ahead_ms() if message.expires_at_ms else 0,
+        ahead_ms=message.ahead_ms,
         group=message.group,
         headers=message.headers,
         dead_letter=message.dead_letter,

@@ -222,7 +222,7 @@ def _store(group: Group, queue: Queue, draft: model.Draft, dedup_id: str | None 
     has_head = draft.headers or draft.attributes or draft.notes
     if len(content) <= codec.SURELY_INLINE_BYTES and not (has_place or has_head):
         expires_at_ms = group.now_ms + ttl_ms if ttl_ms else 0
-        value = codec.pack_new(group.wall_ms(), content, draft.media_type, expires_at_ms)
+        value = codec.pack_new(group.wall_ms(), group.ahead_ms(), content, draft.media_type, expires_at_ms)
         message_id = append_new(group, queue, value, len(content), expires_at_ms)
     else:
         now_ms = group.now_ms
@@ -233,6 +233,7 @@ def _store(group: Group, queue: Queue, draft: model.Draft, dedup_id: str | None 
                 media_type=draft.media_type,
                 due_at_ms=now_ms + delay_ms if delay_ms else 0,
                 expires_at_ms=now_ms + ttl_ms if ttl_ms else 0,
+                ahead_ms=group.ahead_ms(),
                 group=draft.group,
                 headers=draft.headers,
                 dedup_id=dedup_id,

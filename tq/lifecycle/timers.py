@@ -1,7 +1,8 @@
 """Time: what is due is done, a bounded number of entries at a time.
 
 `due` is the timer wheel: its keys begin with the time, so the first key is what is due next. It lies on disk with
-everything else, so a restart forgets no timer and reads none.
+everything else, so a restart forgets no timer and reads none. Messages have entries of their own there for all but the
+retention of their queue: one entry stands for the oldest of them all, which is always the first in its place.
 """
 
 from __future__ import annotations
@@ -9,16 +10,29 @@ from __future__ import annotations
 from itertools import islice
 
 from tq import codec, keys, model
+from tq.codec import MessageRecord
 from tq.keys import DueKind
 from tq.lifecycle.group import Group, Queue
-from tq.lifecycle.places import come_back, displace, enter, expire, locate, read_or_set_aside
-from tq.model import State
+from tq.lifecycle.places import (
+    come_back,
+    displace,
+    enter,
+    expire,
+    is_aged,
+    locate,
+    read_or_set_aside,
+    space_of,
+)
+from tq.model import STATES, State
 
 CLOCK_GRAIN_MS = 1_000  # how often the time is stored while nothing else happens
 
 
 def tick(group: Group, command: model.Tick) -> model.Ticked:
+    aged = 0
     for entry, value in _due(group, command.limit):
+        if aged >= command.limit:
+            break
         time_ms, kind, queue_id, key = keys.parse_due(entry)
         group.due.delete(entry)
         queue = group.find_by_id(queue_id)
@@ -32,8 +46,10 @@ def tick(group: Group, command: model.Tick) -> model.Ticked:
             _end_life(group, queue, key)
         elif kind is DueKind.DEDUP:
             _forget(group, queue, value, time_ms)
-        else:
+        elif kind is DueKind.ATTEMPT:
             _forget_attempt(group, queue, key, time_ms)
+        else:
+            aged += _end_ages(group, queue, command.limit - aged)
     keep_time(group)
     first = next(group.due.scan(), None)
     return model.Ticked(keys.parse_due(first[0])[0] if first else None, group.arrivals())
@@ -70,6 +86,47 @@ def _end_life(group: Group, queue: Queue, key: bytes) -> None:
     if record is not None:
         displace(group, queue, state, key, record)
         expire(group, queue, key, record)
+
+
+def _end_ages(group: Group, queue: Queue, limit: int) -> int:
+    """Expire what is in the queue for longer than its retention, the oldest first; returns how many, up to a limit."""
+    for aged in range(limit):
+        oldest = _oldest(group, queue)
+        if oldest is None:
+            group.watch(queue, 0)
+            return aged
+        state, key, record = oldest
+        if record is None:
+            continue
+        if not is_aged(group, queue, record):
+            group.watch(queue, record.born_ms + queue.retention_ms)
+            return aged
+        displace(group, queue, state, key, record)
+        expire(group, queue, key, record)
+    group.watch(queue, group.now_ms)
+    return limit
+
+
+def _oldest(group: Group, queue: Queue) -> tuple[State, bytes, MessageRecord | None] | None:
+    """The oldest message of a queue; without a record when one was damaged on the way and set aside.
+
+    It is the first of a state and a priority, because those were sent in the order of their keys. Only a dead letter
+    can be older than what stands before it, and has its turn behind that.
+    """
+    oldest: tuple[State, bytes, MessageRecord] | None = None
+    for state in STATES:
+        space = space_of(group, queue, state)
+        prefix = b"" if state == "ready" else keys.queue_prefix(queue.id)
+        start = prefix
+        while first := next(space.scan(start, keys.after_prefix(prefix)), None):
+            key = first[0][len(prefix) :]
+            record = read_or_set_aside(group, queue, state, key, first[1])
+            if record is None:
+                return state, key, None
+            if oldest is None or record.born_ms < oldest[2].born_ms:
+                oldest = state, key, record
+            start = prefix + bytes([key[0] + 1])
+    return oldest
 
 
 def _forget(group: Group, queue: Queue, dedup_id: bytes, time_ms: int) -> None:

@@ -58,6 +58,15 @@ _Ttl = Annotated[
         ge=0.001, le=MAX_DELAY_S, description="Seconds after which an unconsumed message is dropped or dead-lettered."
     ),
 ]
+_Retention = Annotated[
+    float,
+    Meta(
+        ge=0.001,
+        le=MAX_DELAY_S,
+        description="Seconds after which a message is dropped or dead-lettered wherever it is, in flight too; for the "
+        "messages that are there as well.",
+    ),
+]
 _MaxMessages = Annotated[
     int, Meta(ge=1, le=MAX_LIMIT, description="Messages the queue may hold, in any state; then `overflow`.")
 ]
@@ -97,6 +106,7 @@ class QueueSettings(Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     visibility_timeout: _Visibility = 30
     delay: _Delay = 0
     ttl: _Ttl | None = None
+    retention: _Retention | None = None
     max_messages: _MaxMessages | None = None
     max_bytes: _MaxBytes | None = None
     overflow: Literal["reject", "drop_oldest"] = "reject"
@@ -117,6 +127,7 @@ class SettingsChange(Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     visibility_timeout: _Visibility | UnsetType = UNSET
     delay: _Delay | UnsetType = UNSET
     ttl: _Ttl | UnsetType | None = UNSET
+    retention: _Retention | UnsetType | None = UNSET
     max_messages: _MaxMessages | UnsetType | None = UNSET
     max_bytes: _MaxBytes | UnsetType | None = UNSET
     overflow: Literal["reject", "drop_oldest"] | UnsetType = UNSET
@@ -193,7 +204,8 @@ class Message(Struct, frozen=True):
 
     `attempt` counts its leases and is never shown. `uuid` is its identity over all queues, where it was asked for; it
     keeps it when it is dead-lettered. `state` is where it is when it was looked at, and None when it was received.
-    `receipt` and `visible_at_ms` come with a lease; `visible_at_ms` also with a message that is delayed.
+    `receipt` and `visible_at_ms` come with a lease; `visible_at_ms` also with a message that is delayed. `ahead_ms` is
+    what `codec` says of it.
     """
 
     id: int
@@ -215,6 +227,7 @@ class Message(Struct, frozen=True):
     notes: dict[str, str] | None = None
     first_received_at_ms: int | None = None
     uuid: bytes | None = None
+    ahead_ms: int = 0
 
     @property
     def size(self) -> int:

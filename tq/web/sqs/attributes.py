@@ -191,7 +191,7 @@ def allows(target: model.QueueInfo, source: str) -> bool:
 _NUMBERS = {
     "DelaySeconds": ("delay", 0, 900),
     "MaximumMessageSize": ("max_message_bytes", 1_024, MAX_MESSAGE_BYTES),
-    "MessageRetentionPeriod": ("ttl", 60, MAX_RETENTION_S),
+    "MessageRetentionPeriod": ("retention", 60, MAX_RETENTION_S),
     "ReceiveMessageWaitTimeSeconds": ("receive_wait", 0, 20),
     "VisibilityTimeout": ("visibility_timeout", 0, 43_200),
 }
@@ -238,7 +238,7 @@ SOMETIMES = (
 
 def new_settings(parsed: Parsed) -> model.QueueSettings:
     """The settings of a queue that CreateQueue makes: the defaults of SQS under what was given."""
-    defaults = {"ttl": RETENTION_S, "max_in_flight": MAX_IN_FLIGHT, "max_message_bytes": MAX_MESSAGE_BYTES}
+    defaults = {"retention": RETENTION_S, "max_in_flight": MAX_IN_FLIGHT, "max_message_bytes": MAX_MESSAGE_BYTES}
     return model.QueueSettings(**(defaults | parsed.settings))
 
 
@@ -254,7 +254,7 @@ def render(scope: Scope, info: model.QueueInfo) -> dict[str, str]:
         "DelaySeconds": str(int(settings.delay)),
         LAST_MODIFIED: notes.get(LAST_MODIFIED, str(created_s)),
         "MaximumMessageSize": str(settings.max_message_bytes),
-        "MessageRetentionPeriod": str(MAX_RETENTION_S if settings.ttl is None else int(settings.ttl)),
+        "MessageRetentionPeriod": str(int(settings.retention or settings.ttl or MAX_RETENTION_S)),
         "QueueArn": scope.arn(info.name),
         "ReceiveMessageWaitTimeSeconds": str(int(settings.receive_wait)),
         "SqsManagedSseEnabled": "true",
