@@ -63,14 +63,14 @@ class Connection:
         self.steps = [_Prepared(_numbered(step, number)) for step in work.steps]
         self.next = 0  # of the steps
         self.begun_ns = 0
-        self.token = b""
+        self.tokens: Sequence[bytes] = ()
         self.received = b""
         self.unsent = b""
 
     def send(self, begun_ns: int) -> None:
         step = self.steps[self.next]
         self.begun_ns = begun_ns
-        self.unsent = step.request.replace(TOKEN, self.token) if step.has_token else step.request
+        self.unsent = step.request if len(step.pieces) == 1 else _filled(step.pieces, self.tokens)
         self.flush()
 
     def flush(self) -> None:
@@ -81,9 +81,15 @@ class Connection:
 class _Prepared:
     def __init__(self, step: Step) -> None:
         self.request = step.request
-        self.has_token = TOKEN in step.request
+        self.pieces = step.request.split(TOKEN)
         self.good = re.compile(step.good, re.DOTALL)
         self.empty = re.compile(step.empty, re.DOTALL) if step.empty else None
+
+
+def _filled(pieces: Sequence[bytes], tokens: Sequence[bytes]) -> bytes:
+    """The request with the tokens where they belong."""
+    *before, last = pieces
+    return b"".join([piece + token for piece, token in zip(before, tokens, strict=True)]) + last
 
 
 def _numbered(step: Step, number: int) -> Step:
@@ -181,7 +187,7 @@ class Load:
         if good:
             self._latencies_ns.append(now_ns - one.begun_ns)
             self._last_ns = now_ns
-            one.token = good[1] if good.lastindex else b""
+            one.tokens = good.groups()
             one.next = (one.next + 1) % len(one.steps)
             self._go_on(one, now_ns)
         elif step.empty and step.empty.match(reply):

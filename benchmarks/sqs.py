@@ -24,11 +24,14 @@ from benchmarks.wires import Step as Exchange
 
 CONNECTIONS = 128
 APIS = ("own", "SQS")
-CELLS = ("send", "lease", "send, lease, ack", "send 10")
+ROUNDS = {"send, lease, ack": ("send", "lease", "ack"), "the same 10": ("send 10", "lease 10", "ack 10")}
+CELLS = ("send", "lease", "send 10", *ROUNDS)
 ENTRIES = 10
+RECEIPTS = {"lease": 1, "lease 10": ENTRIES}
 RECEIPT_BYTES = 23
 LEASES_PER_SECOND = 60_000  # more than are done
 LEASE_S = 36_000  # longer than any run
+TOKENS = [TOKEN.decode()] * ENTRIES
 JSON_1_0 = "application/x-amz-json-1.0"
 SDK = (
     ("Accept-Encoding", "identity"),
@@ -100,8 +103,8 @@ def _measure(tq: Tq, cell: str, api: str, connections: int, duration_s: float) -
         requests = _sqs(tq, queue) if api == "SQS" else _own(tq, queue)
         counter = "sent" if cell.startswith("send") else "received"
         before = client.json("GET", f"/queues/{queue}")["totals"][counter]
-        if cell == "send, lease, ack":
-            steps = [_exchange(requests[name]) for name in ("send", "lease", "ack")]
+        if cell in ROUNDS:
+            steps = [_exchange(requests[name], RECEIPTS.get(name, 0)) for name in ROUNDS[cell]]
             return run_raw(Work(tq.port, "HTTP", steps, connections, duration_s))
         sample = tq.setup.loader.run(requests[cell], connections, duration_s)
         done = client.json("GET", f"/queues/{queue}")["totals"][counter] - before
@@ -111,13 +114,16 @@ def _measure(tq: Tq, cell: str, api: str, connections: int, duration_s: float) -
 
 
 def _own(tq: Tq, queue: str) -> dict[str, HttpRequest]:
-    url = f"http://127.0.0.1:{tq.port}/queues/{queue}/messages"
+    queue_url = f"http://127.0.0.1:{tq.port}/queues/{queue}"
+    url = f"{queue_url}/messages"
     envelope = tq.setup.envelope
     return {
         "send": HttpRequest("POST", url, envelope),
         "send 10": HttpRequest("POST", url, f"[{', '.join([envelope] * ENTRIES)}]"),
         "lease": HttpRequest("GET", f"{url}?visibility_timeout={LEASE_S}"),
+        "lease 10": HttpRequest("GET", f"{url}?visibility_timeout={LEASE_S}&max={ENTRIES}"),
         "ack": HttpRequest("DELETE", f"{url}/{TOKEN.decode()}"),
+        "ack 10": HttpRequest("POST", f"{queue_url}/acks", json.dumps({"receipts": TOKENS})),
     }
 
 
@@ -125,11 +131,14 @@ def _sqs(tq: Tq, queue: str) -> dict[str, HttpRequest]:
     url = f"http://127.0.0.1:{tq.port}/000000000000/{queue}"
     body = "x" * (tq.setup.content_bytes - 2)
     entries = [{"Id": str(number), "MessageBody": body} for number in range(ENTRIES)]
+    handles = [{"Id": str(number), "ReceiptHandle": token} for number, token in enumerate(TOKENS)]
     inputs = {
         "send": ("SendMessage", {"MessageBody": body}),
         "send 10": ("SendMessageBatch", {"Entries": entries}),
         "lease": ("ReceiveMessage", {"VisibilityTimeout": LEASE_S}),
+        "lease 10": ("ReceiveMessage", {"VisibilityTimeout": LEASE_S, "MaxNumberOfMessages": ENTRIES}),
         "ack": ("DeleteMessage", {"ReceiptHandle": TOKEN.decode()}),
+        "ack 10": ("DeleteMessageBatch", {"Entries": handles}),
     }
     return {
         name: HttpRequest(
@@ -143,11 +152,9 @@ def _sqs(tq: Tq, queue: str) -> dict[str, HttpRequest]:
     }
 
 
-def _exchange(request: HttpRequest) -> Exchange:
-    """The request with what its answer begins with, and the receipt in it."""
-    if not request.headers:
-        return request.as_step()
-    longer = RECEIPT_BYTES - len(TOKEN) if TOKEN.decode() in request.body else 0
+def _exchange(request: HttpRequest, receipts: int) -> Exchange:
+    """The request with what its answer begins with, and so many receipts in it."""
+    longer = (RECEIPT_BYTES - len(TOKEN)) * request.body.count(TOKEN.decode())
     padded = replace(request, body=request.body + " " * longer).as_bytes()
     sized = padded[: len(padded) - longer] if longer else padded
-    return Exchange(sized, rb'HTTP/1.1 200 (?:.*"ReceiptHandle":"([^"]+)")?')
+    return Exchange(sized, rb"HTTP/1.1 20[014] " + rb'.*?"(?:receipt|ReceiptHandle)":"([^"]+)"' * receipts)

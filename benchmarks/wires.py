@@ -16,7 +16,7 @@ from typing import Literal
 from msgspec import Struct
 
 CONNECTION = b"{connection}"  # stands in a request for the number of its connection
-TOKEN = b"{token}"  # stands in a request for what the pattern of the reply before has in its group
+TOKEN = b"{token}"  # stands in a request for what the pattern of the reply before has in its first, second … group
 
 WireName = Literal["HTTP", "RESP", "beanstalk", "NATS", "AMQP"]
 

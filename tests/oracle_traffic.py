@@ -70,7 +70,7 @@ class Traffic(Places):
         else:
             sent = self._deliver(queue, *self._plan(command.queue, command.drafts, []))
         if command.with_uuids:
-            sent = structs.replace(sent, uuids=tuple(uuid_of(queue, each) for each in sent.ids))
+            sent = structs.replace(sent, uuid_prefix=uuid_of(queue, 0)[:9])
         return sent
 
     def _send_each(self, queue: OracleQueue, drafts: Sequence[model.Draft]) -> model.Sent:

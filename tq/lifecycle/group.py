@@ -64,8 +64,11 @@ class Queue:
 
     def uuid(self, sequence: int) -> bytes:
         """The identity of a message that came into being in this queue."""
+        return keys.message_uuid(self.uuid_prefix(), sequence)
+
+    def uuid_prefix(self) -> bytes:
         self._uuid_prefix = self._uuid_prefix or keys.uuid_prefix(self.id, self.record.created_at_ms)
-        return keys.message_uuid(self._uuid_prefix, sequence)
+        return self._uuid_prefix
 
     def total(self) -> int:
         """How many messages are in the queue, in any state."""

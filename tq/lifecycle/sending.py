@@ -43,7 +43,7 @@ def send(group: Group, command: model.Send) -> model.Sent:
     else:
         sent = carry_out(group, queue, make_plan(group, queue, command.drafts))
     if command.with_uuids:
-        return model.Sent(sent.ids, sent.duplicates, tuple([queue.uuid(each) for each in sent.ids]), sent.refused)
+        return model.Sent(sent.ids, sent.duplicates, queue.uuid_prefix(), sent.refused)
     return sent
 
 

@@ -75,7 +75,7 @@ class PurgeQueue(Command, frozen=True):
 
 
 class Send(Command, frozen=True):
-    """All drafts or none; with `is_each` each for itself. `with_uuids`: the result names their uuids too.
+    """All drafts or none; with `is_each` each for itself. `with_uuids`: the result says what their uuids begin with.
 
     Result: `Sent`. Raises QueueNotFound, MessageTooLarge, QueueFull, GroupMissing, DedupIdMissing, NotInFifo.
     """

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from base64 import b64encode
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -52,25 +53,19 @@ def to_draft(message: Message, is_fifo: bool, trace: str | None = None) -> Draft
         raise invalid_value(delay_s, "DelaySeconds", f"DelaySeconds must be >= 0 and <= {MAX_DELAY_S}.")
     headers, attributes = _split(message.message_attributes) if message.message_attributes else (None, None)
     group, dedup_id = message.message_group_id, message.message_deduplication_id
-    check_id(group, "MessageGroupId")
-    check_id(dedup_id, "MessageDeduplicationId")
-    if dedup_id is not None and not is_fifo:
-        reason = "The request include parameter that is not valid for this queue type."
-        raise invalid_value(dedup_id, "MessageDeduplicationId", reason)
-    notes = _notes(message, trace) if trace or message.message_system_attributes else {}
+    if group is not None:
+        check_id(group, "MessageGroupId")
+    if dedup_id is not None:
+        check_id(dedup_id, "MessageDeduplicationId")
+        if not is_fifo:
+            reason = "The request include parameter that is not valid for this queue type."
+            raise invalid_value(dedup_id, "MessageDeduplicationId", reason)
+    notes = _notes(message, trace) if trace or message.message_system_attributes else None
     if group is not None and not is_fifo:
-        notes[GROUP] = group
+        notes = {**(notes or {}), GROUP: group}
         group = None
-    return Draft(
-        content,
-        TEXT,
-        None if delay_s is None else delay_s * 1000,
-        group=group,
-        dedup_id=dedup_id,
-        headers=headers or None,
-        attributes=attributes or None,
-        notes=notes or None,
-    )
+    delay_ms = None if delay_s is None else delay_s * 1000
+    return Draft(content, TEXT, delay_ms, None, 0, group, dedup_id, headers or None, attributes or None, notes or None)
 
 
 def is_valid(text: str, encoded: bytes) -> bool:
@@ -80,9 +75,9 @@ def is_valid(text: str, encoded: bytes) -> bool:
     return not _INVALID.search(text)
 
 
-def check_id(value: str | None, parameter: str) -> None:
+def check_id(value: str, parameter: str) -> None:
     """Raises SqsError for what is no id of a group, a deduplication or a receive attempt."""
-    if value is not None and not _ID.fullmatch(value):
+    if not _ID.fullmatch(value):
         reason = f"{parameter} can only include alphanumeric and punctuation characters. 1 to 128 in length."
         raise invalid_value(value, parameter, reason)
 
@@ -214,6 +209,17 @@ def body_of(message: model.Message) -> str:
 def message_id(uuid: bytes) -> str:
     text = uuid.hex()
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def message_id_in(uuid_prefix: bytes, sequence: int) -> str:
+    """The `message_id` of a message by what its queue and its number make of its uuid."""
+    tail = f"{sequence:014x}"
+    return f"{_head(uuid_prefix)}{tail[:2]}-{tail[2:]}"
+
+
+@lru_cache(maxsize=model.MAX_QUEUES)
+def _head(uuid_prefix: bytes) -> str:
+    return message_id(uuid_prefix + bytes(7))[:21]
 
 
 def sequence_number(sequence: int) -> str:

@@ -39,12 +39,22 @@ _ENTRY_ID = re.compile(r"[A-Za-z0-9_-]{1,80}")
 def send_message(call: Call, wanted: shapes.SendMessage) -> Operation:
     queue = call.queue(wanted.queue_url)
     in_fifo = is_fifo(queue)
-    draft = _draft(call, in_fifo, wanted)
+    draft = contents.to_draft(wanted, in_fifo, call.trace)
+    if in_fifo and draft.group is None:
+        raise missing("MessageGroupId")
+    if draft.size > MAX_MESSAGE_BYTES:
+        raise too_long(MAX_MESSAGE_BYTES)
     try:
         sent: model.Sent = yield model.Send(queue, (draft,), with_uuids=True)
     except TqError as refusal:
         raise _refusal(wanted, refusal) from refusal
-    return _sent(in_fifo, wanted, draft, sent.ids[0], sent.uuids[0])
+    sequence = sent.ids[0]
+    answer: Output = {
+        "MessageId": contents.message_id_in(sent.uuid_prefix, sequence),
+        "MD5OfMessageBody": contents.md5(draft.content),
+    }
+    _tell_more(answer, wanted, draft, sequence)
+    return answer
 
 
 def send_message_batch(call: Call, wanted: shapes.SendMessageBatch) -> Operation:
@@ -53,27 +63,35 @@ def send_message_batch(call: Call, wanted: shapes.SendMessageBatch) -> Operation
     in_fifo = is_fifo(queue)
     if in_fifo:
         yield from _check_fifo_batch(queue, entries)
+    trace = call.trace
+    size = 0
     drafts: list[model.Draft] = []
     sending: list[shapes.SendMessageBatchEntry] = []
-    failed: list[dict[str, object]] = []
+    failed: list[Output] = []
     for entry in entries:
         try:
-            drafts.append(_draft(call, in_fifo, entry))
-            sending.append(entry)
+            draft = contents.to_draft(entry, in_fifo, trace)
         except SqsError as error:
             failed.append(failure(entry.id or "", error))
-    size = sum(draft.size for draft in drafts)
+        else:
+            drafts.append(draft)
+            sending.append(entry)
+            size += draft.size
     if size > MAX_MESSAGE_BYTES:
         message = f"Batch requests cannot be longer than {MAX_MESSAGE_BYTES} bytes. You have sent {size} bytes."
         raise modeled("BatchRequestTooLong", message)
     sent: model.Sent = yield model.Send(queue, tuple(drafts), is_each=True, with_uuids=True)
-    refused = {index: _refusal(sending[index], error) for index, error in sent.refused}
-    successful = [
-        {"Id": entry.id} | _sent(in_fifo, entry, drafts[index], sent.ids[index], sent.uuids[index])
-        for index, entry in enumerate(sending)
-        if index not in refused
-    ]
-    failed += [failure(sending[index].id or "", error) for index, error in refused.items()]
+    failed += [failure(sending[index].id or "", _refusal(sending[index], error)) for index, error in sent.refused]
+    successful: list[Output] = []
+    for entry, draft, sequence in zip(sending, drafts, sent.ids, strict=True):
+        if sequence:
+            answer: Output = {
+                "Id": entry.id,
+                "MessageId": contents.message_id_in(sent.uuid_prefix, sequence),
+                "MD5OfMessageBody": contents.md5(draft.content),
+            }
+            _tell_more(answer, entry, draft, sequence)
+            successful.append(answer)
     return {"Successful": successful, "Failed": failed}
 
 
@@ -87,16 +105,6 @@ def _check_fifo_batch(queue: str, entries: list[shapes.SendMessageBatchEntry]) -
             raise from_tq(DedupIdMissing())
 
 
-def _draft(call: Call, in_fifo: bool, message: shapes.Message) -> model.Draft:
-    """Raises SqsError."""
-    draft = contents.to_draft(message, in_fifo, call.trace)
-    if in_fifo and draft.group is None:
-        raise missing("MessageGroupId")
-    if draft.size > MAX_MESSAGE_BYTES and not isinstance(message, shapes.SendMessageBatchEntry):
-        raise too_long(MAX_MESSAGE_BYTES)
-    return draft
-
-
 def _refusal(message: shapes.Message, refusal: TqError) -> SqsError:
     if isinstance(refusal, NotInFifo):
         reason = "The request include parameter that is not valid for this queue type."
@@ -104,16 +112,15 @@ def _refusal(message: shapes.Message, refusal: TqError) -> SqsError:
     return from_tq(refusal)
 
 
-def _sent(in_fifo: bool, message: shapes.Message, draft: model.Draft, sequence: int, uuid: bytes) -> Output:
-    answer: Output = {"MessageId": contents.message_id(uuid), "MD5OfMessageBody": contents.md5(draft.content)}
+def _tell_more(answer: Output, message: shapes.Message, draft: model.Draft, sequence: int) -> None:
+    """Add to an answer what few messages have."""
     if message.message_attributes:
         answer["MD5OfMessageAttributes"] = contents.md5_of(draft.headers, draft.attributes)
     if message.message_system_attributes:
         trace = (draft.notes or {})[TRACE_HEADER]
         answer["MD5OfMessageSystemAttributes"] = contents.md5_of({TRACE_HEADER: trace}, None)
-    if in_fifo:
+    if draft.group is not None:
         answer["SequenceNumber"] = contents.sequence_number(sequence)
-    return answer
 
 
 # --- receiving -------------------------------------------------------------
@@ -127,10 +134,11 @@ def receive_message(call: Call, wanted: shapes.ReceiveMessage) -> Operation:
     if wait_s is not None and not 0 <= wait_s <= MAX_WAIT_S:
         raise invalid_value(wait_s, "WaitTimeSeconds", "Must be >= 0 and <= 20, if provided.")
     attempt_id = wanted.receive_request_attempt_id
-    contents.check_id(attempt_id, "ReceiveRequestAttemptId")
-    if attempt_id is not None and not is_fifo(queue):
-        reason = "The request include parameter that is not valid for this queue type."
-        raise invalid_value(attempt_id, "ReceiveRequestAttemptId", reason)
+    if attempt_id is not None:
+        contents.check_id(attempt_id, "ReceiveRequestAttemptId")
+        if not is_fifo(queue):
+            reason = "The request include parameter that is not valid for this queue type."
+            raise invalid_value(attempt_id, "ReceiveRequestAttemptId", reason)
     attributes = _wanted_attributes(wanted)
     try:
         received: model.Received = yield model.Receive(
