@@ -290,12 +290,11 @@ class Oracle(Traffic):
         over = sorted(due for due in self._due if due[0] <= self._now_ms)[: command.limit]
         aged = 0
         for due in over:
-            if aged < command.limit:
-                dedup_key = self._due.pop(due, "")
-                if due[1] == RETENTION:
-                    aged += sum(self._end_ages(q, command.limit - aged) for q in self._at(due[2]))
-                else:
-                    self._end_timer(due, dedup_key)
+            dedup_key = self._due.pop(due, "")
+            if due[1] == RETENTION:
+                aged += sum(self._end_ages(q, command.limit - aged) for q in self._at(due[2]))
+            else:
+                self._end_timer(due, dedup_key)
         if self._now_ms - self._latest_ms >= CLOCK_GRAIN_MS:
             self._latest_ms = self._now_ms
         return model.Ticked(min(self._due)[0] if self._due else None, dict(self._arrivals))

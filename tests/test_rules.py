@@ -341,3 +341,16 @@ def test_a_damaged_message_does_not_hide_older_ones(bench: Bench) -> None:
     bench.store.commit([model.Tick(2)], bench.now_ms)
     info = bench.ask(model.GetQueue("q"))
     assert (info.messages, info.counters.expired, info.counters.quarantined) == (model.Counts(), 2, 1)
+
+
+def test_the_wall_clock_has_no_say_in_how_old_a_message_is(bench: Bench) -> None:
+    """Set back by an hour, it says that the older message was sent later; set forward, that it is old."""
+    bench.run(CreateQueue("q", model.QueueSettings(retention=60)), Send("q", (Draft(b"older"),)))
+    bench.run(model.SetClock(3_600_000))
+    bench.later(30_000)
+    bench.run(Send("q", (Draft(b"younger", delay_ms=1_000_000),)))
+    bench.run(model.SetClock(-3_600_000))
+    bench.later(29_999)
+    assert list(bench.states("q")) == ["older", "younger"]
+    bench.later(1)
+    assert list(bench.states("q")) == ["younger"]

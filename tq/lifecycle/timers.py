@@ -31,8 +31,6 @@ CLOCK_GRAIN_MS = 1_000  # how often the time is stored while nothing else happen
 def tick(group: Group, command: model.Tick) -> model.Ticked:
     aged = 0
     for entry, value in _due(group, command.limit):
-        if aged >= command.limit:
-            break
         time_ms, kind, queue_id, key = keys.parse_due(entry)
         group.due.delete(entry)
         queue = group.find_by_id(queue_id)
