@@ -128,11 +128,15 @@ class Oracle(Traffic):
         queue = self.queues[name]
         if settings.fifo != queue.settings.fifo:
             raise errors.InvalidRequest
-        is_sooner = settings.fifo and settings.delay < queue.settings.delay
-        if is_sooner or (queue.settings.paused and not settings.paused):
-            self._arrivals[name] += len(queue.of("ready"))
+        is_ready = queue.settings.paused and not settings.paused
+        is_ready = is_ready or (settings.fifo and settings.delay < queue.settings.delay)
         is_other = settings.retention != queue.settings.retention
+        had_no_room = self._has_no_room(queue)
         queue.settings = settings
+        if had_no_room and not self._has_no_room(queue):
+            is_ready = True
+        if is_ready:
+            self._arrivals[name] += len(queue.of("ready"))
         if is_other:
             self._watch(queue, self._now_ms if queue.retention_ms and queue.messages else 0)
 

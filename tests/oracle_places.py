@@ -34,6 +34,8 @@ class Places:
 
     def _out(self, queue: OracleQueue, message: OracleMessage, state: str = "") -> None:
         """Let it be nowhere."""
+        if message.state == "in_flight" and self._has_no_room(queue):
+            self._arrivals[queue.name] += 1
         for kind in (LEASE, DELAY):
             self._due.pop((message.due_ms, kind, queue.place, message.key), None)
         message.state = state
@@ -94,6 +96,10 @@ class Places:
             if group and not queue.settings.fifo:
                 queue.heads[group] = message
             self._enter(queue, message, due_ms)
+
+    def _has_no_room(self, queue: OracleQueue) -> bool:
+        most = queue.settings.max_in_flight
+        return most is not None and len(queue.of("in_flight")) >= most
 
     def _watches(self, queue: OracleQueue) -> list[tuple[int, int, int, Any]]:
         return [due for due in self._due if due[1:3] == (RETENTION, queue.place)]

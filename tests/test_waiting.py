@@ -116,6 +116,38 @@ async def test_a_queue_that_goes_on_wakes(api: Api, app: Application, method: st
 
 
 @gen_test
+async def test_room_for_another_in_flight_wakes_one(api: Api, app: Application) -> None:
+    await create(api, "a", max_in_flight=1)
+    those = []
+    for number in range(3):
+        those.append(asyncio.ensure_future(api("GET", "/queues/a/messages?wait=60&visibility_timeout=30")))
+        await waiting(app, number + 1)
+    await send(api, 1, 2, 3)
+    for left, one in enumerate(those):
+        found = shown(await asyncio.wait_for(one, 10))
+        assert found["content"] == left + 1
+        await waiting(app, 2 - left)
+        await api("DELETE", f"/queues/a/messages/{found['receipt']}")
+
+
+@gen_test
+@pytest.mark.parametrize("how", ["ack", "more room", "no bound"])
+async def test_room_wakes_one_who_waits_on_several_queues(api: Api, app: Application, how: str) -> None:
+    await create(api, "a", max_in_flight=1)
+    await create(api, "b")
+    await send(api, 1, 2)
+    receipt = (await lease(api))["receipt"]
+    body = {"queues": ["b", "a"], "wait": 60, "visibility_timeout": 30}
+    one = asyncio.ensure_future(api("POST", "/receive", body))
+    await waiting(app, 1)
+    if how == "ack":
+        await api("DELETE", f"/queues/a/messages/{receipt}")
+    else:
+        await api("PATCH", "/queues/a", {"max_in_flight": 2 if how == "more room" else None})
+    assert shown(await asyncio.wait_for(one, 10))["content"] == 2
+
+
+@gen_test
 @pytest.mark.parametrize("query", ["", "?visibility_timeout=30"])
 async def test_what_was_taken_for_a_client_that_went_away_goes_back(
     api: Api, app: Application, memory: MemoryStore, base_url: str, query: str, monkeypatch: pytest.MonkeyPatch

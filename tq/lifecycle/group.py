@@ -19,7 +19,7 @@ _ANY_QUEUE_NAME = re.compile(ANY_QUEUE_NAME)
 
 
 class Queue:
-    """One queue while a group runs. `arrived`: how many messages became ready since the group began."""
+    """One queue while a group runs. `arrived`: how many messages can be received that could not when it began."""
 
     __slots__ = (
         "_uuid_prefix",
@@ -61,6 +61,11 @@ class Queue:
         counters = self.record.counters
         counters[counter] = counters.get(counter, 0) + by
         self.is_changed = True
+
+    def is_full(self) -> bool:
+        """Whether as many messages are in flight as may be."""
+        most = self.record.settings.max_in_flight
+        return most is not None and self.record.in_flight >= most
 
     def uuid(self, sequence: int) -> bytes:
         """The identity of a message that came into being in this queue."""

@@ -47,6 +47,8 @@ def take_out(group: Group, queue: Queue, state: State, key: bytes) -> None:
     if state == "ready":
         queue.ready.delete(key)
         return
+    if state == "in_flight" and queue.is_full():
+        queue.arrived += 1  # there is room for another
     group.tx.space(_SPACES[state]).delete(keys.shared_key(queue.id, key))
     setattr(queue.record, state, getattr(queue.record, state) - 1)
     queue.is_changed = True

@@ -71,10 +71,12 @@ def _set(group: Group, queue: Queue, settings: model.QueueSettings) -> None:
     _check_dead_letter(group, queue.name, settings)
     if settings.fifo != queue.is_fifo:
         raise InvalidRequest(f"Whether {queue.name!r} is a FIFO queue was said when it was made - at `$.fifo`.")
-    before = queue.record.settings
-    if (before.paused and not settings.paused) or (queue.is_fifo and before.delay > settings.delay):
-        queue.arrived += queue.ready.count()
+    before, was_full = queue.record.settings, queue.is_full()
     queue.configure(settings)
+    is_unpaused = before.paused and not settings.paused
+    is_sooner = queue.is_fifo and before.delay > settings.delay
+    if is_unpaused or is_sooner or (was_full and not queue.is_full()):
+        queue.arrived += queue.ready.count()
     queue.is_changed = True
     if before.retention != settings.retention:
         group.watch(queue, group.now_ms if settings.retention and queue.total() else 0)

@@ -281,7 +281,7 @@ class Tick(Command, frozen=True):
 
 
 class Ticked(Struct, frozen=True):
-    """When something is due next (ms), and how many messages became ready in each queue during the group."""
+    """When something is due next (ms), and how many messages each queue has that could not be received before."""
 
     next_due_ms: int | None
     arrivals: dict[str, int]
