@@ -285,6 +285,11 @@ class Oracle(Traffic):
         found = [task for name in sorted(self.queues) for task in self.queues[name].moves]
         return tuple(task for task in found if task.status == "running")
 
+    def _list_sources(self, query: model.ListSources) -> tuple[str, ...]:
+        target = self._find(query.queue).name
+        letters = [(name, self.queues[name].settings.dead_letter) for name in sorted(self.queues) if name > query.after]
+        return tuple(name for name, letter in letters if letter and letter.queue == target)[: query.limit]
+
     # --- time
 
     def _set_clock(self, command: model.SetClock) -> None:

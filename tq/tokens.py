@@ -77,9 +77,9 @@ def needs(request: model.Command | model.Query) -> list[Need]:
             return [("manage", queue) for queue in (request.queue, request.to) if queue is not None]
         case model.GetQueue():
             return [("look", request.name)]
-        case model.Peek() | model.GetMessage():
-            return [("observe", request.queue)]
-        case model.ListMoves():
+        case model.ListSources():
+            return [("look", request.queue)]
+        case model.Peek() | model.GetMessage() | model.ListMoves():
             return [("observe", request.queue)]
         case model.ListQueues() | model.GetStatus():
             return [("observe", None)]

@@ -86,4 +86,5 @@ _ANSWER: dict[type, Callable[[Group, Any], Any]] = {
     model.Peek: looking.peek,
     model.GetClock: looking.get_clock,
     model.ListMoves: moving.list_moves,
+    model.ListSources: looking.list_sources,
 }

@@ -75,6 +75,21 @@ def list_queues(group: Group, query: model.ListQueues) -> model.QueuePage:
     return model.QueuePage(tuple(infos), page[-1] if len(names) > query.limit else None)
 
 
+def list_sources(group: Group, query: model.ListSources) -> tuple[str, ...]:
+    """It looks at every queue, but reads only the records that have the name in them."""
+    target = group.queue(query.queue).name
+    found: list[str] = []
+    for key, value in group.tx.space(keys.QUEUES).scan(query.after.encode() + b"\0"):
+        if len(found) == query.limit:
+            break
+        if target.encode() in value:
+            with suppress(CorruptRecord):
+                letter = codec.unpack_queue(value).settings.dead_letter
+                if letter and letter.queue == target:
+                    found.append(key.decode())
+    return tuple(found)
+
+
 def get_totals(group: Group, _: model.GetTotals) -> model.Totals:
     queues = ready = in_flight = delayed = blocked = 0
     for _key, value in group.tx.space(keys.QUEUES).scan():

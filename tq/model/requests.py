@@ -324,6 +324,17 @@ class ListQueues(Query, frozen=True):
     limit: int = 100
 
 
+class ListSources(Query, frozen=True):
+    """Result: the names (tuple) of the first queues whose dead letters go to this one, that come after `after`.
+
+    Raises QueueNotFound.
+    """
+
+    queue: str
+    after: str = ""
+    limit: int = 100
+
+
 class GetMessage(Query, frozen=True):
     """Result: `Message`. Raises QueueNotFound, MessageNotFound."""
 

@@ -36,7 +36,7 @@ def start_message_move_task(call: Call, wanted: shapes.StartMessageMoveTask) -> 
         target = yield from _existing(wanted.destination_arn, "DestinationArn")
         if target == source:
             raise invalid_parameter("Source queue arn and destination queue arn cannot be the same.")
-    if not (yield from _sources(source, 1)):
+    if not (yield model.ListSources(source, limit=1)):
         raise invalid_parameter("Source queue must be configured as a Dead Letter Queue.")
     try:
         task: model.MoveTask = yield model.StartMove(source, str(uuid.uuid4()), target, per_second)
@@ -78,13 +78,11 @@ def list_message_move_tasks(call: Call, wanted: shapes.ListMessageMoveTasks) -> 
 
 def list_dead_letter_source_queues(call: Call, wanted: shapes.ListDeadLetterSourceQueues) -> Operation:
     queue = call.queue(wanted.queue_url)
-    yield model.GetQueue(queue)
-    names = yield from _sources(queue, model.MAX_QUEUES)
     after, most = paging(wanted.next_token, wanted.max_results)
-    left = [name for name in names if name > after]
-    answer: Output = {"queueUrls": [call.url(name) for name in left[:most]]}
-    has_next = wanted.max_results is not None and len(left) > most
-    return answer | ({"NextToken": to_token(left[most - 1])} if has_next else {})
+    names: tuple[str, ...] = yield model.ListSources(queue, after, most + 1)
+    answer: Output = {"queueUrls": [call.url(name) for name in names[:most]]}
+    has_next = wanted.max_results is not None and len(names) > most
+    return answer | ({"NextToken": to_token(names[most - 1])} if has_next else {})
 
 
 def paging(token: str | None, limit: int | None) -> tuple[str, int]:
@@ -125,18 +123,6 @@ def _existing(arn: str | None, parameter: str) -> Generator[model.Query, Any, st
     except (QueueNotFound, InvalidQueueName) as error:
         raise no_such_resource(parameter) from error
     return queue
-
-
-def _sources(queue: str, limit: int) -> Generator[model.Query, Any, list[str]]:
-    """The first few queues whose dead letters go to this one."""
-    found: list[str] = []
-    after: str | None = ""
-    while after is not None and len(found) < limit:
-        page: model.QueuePage = yield model.ListQueues(after=after, limit=model.MAX_PAGE)
-        letters = ((info.name, info.settings.dead_letter) for info in page.queues)
-        found += [name for name, letter in letters if letter and letter.queue == queue]
-        after = page.next
-    return found[:limit]
 
 
 def _handle(call: Call, task: model.MoveTask) -> str:
