@@ -41,6 +41,7 @@ ERRORS: dict[str, tuple[str, int, str]] = {
     "InvalidMessageContents": ("InvalidMessageContents", 400, _SQS),
     "ReceiptHandleIsInvalid": ("ReceiptHandleIsInvalid", 400, _SQS),
     "OverLimit": ("OverLimit", 403, _SQS),
+    "InvalidAddress": ("InvalidAddress", 404, _SQS),
     "ResourceNotFoundException": ("ResourceNotFoundException", 404, _SQS),
     "InvalidParameterValueException": ("InvalidParameterValue", 400, _CORAL),
     "MissingRequiredParameterException": ("MissingParameter", 400, _CORAL),
@@ -149,6 +150,7 @@ def row(
 
 NO_QUEUE = Refused("QueueDoesNotExist", "The specified queue does not exist.")
 WRONG_FOR_KIND = "The request include parameter that is not valid for this queue type."
+NOT_IN_STANDARD = "The request includes a parameter that is not valid for this queue type."
 
 
 def invalid(message: str) -> Refused:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.sqs_cases import ABSENT, ACCOUNT, NO_QUEUE, Case, Step, missing, redrive, row
+from tests.sqs_cases import ABSENT, ACCOUNT, NO_QUEUE, Case, Refused, Step, missing, redrive, row
 from tests.sqs_cases_queues import permission
 
 _HANDLE = {"ReceiptHandle": "garbage"}
@@ -39,13 +39,29 @@ FOUND = {
 NOT_FOUND = {
     "another name": f"$host/{ACCOUNT}/$n-absent$x",
     "a name in other case": f"$host/{ACCOUNT}/Q$name",
-    "a URL that ends with a slash": "$url/",
-    "a slash": "/",
-    "a host alone": "http://localhost/",
     "a name with a space": "a b",
     "a long name": "a" * 10_000,
     "characters": "\u00e9\u6f22\U0001f642",
     "bytes that are escaped": "%00%2f..",
+}
+NO_ADDRESS = {
+    "a URL that ends with a slash": "$url/",
+    "a slash": "/",
+    "a host alone": "http://localhost/",
+}
+# Inputs that are wrong beside the queue that is not there; that is what is told.
+WRONG: dict[str, dict[str, Any]] = {
+    "AddPermission": permission(actions=("Sing",)),
+    "ChangeMessageVisibility": {**_HANDLE, "VisibilityTimeout": 99_999},
+    "DeleteMessageBatch": {"Entries": [{"Id": "a", **_HANDLE}] * 2},
+    "GetQueueAttributes": {"AttributeNames": ["Colour"]},
+    "ListDeadLetterSourceQueues": {"MaxResults": 0},
+    "ReceiveMessage": {"MaxNumberOfMessages": 11},
+    "SendMessage": {"MessageBody": "\x01"},
+    "SendMessageBatch": {"Entries": [{"Id": "a b", "MessageBody": "a"}]},
+    "SetQueueAttributes": {"Attributes": {"DelaySeconds": "x"}},
+    "TagQueue": {"Tags": {"": "1"}},
+    "UntagQueue": {"TagKeys": [""]},
 }
 
 
@@ -66,6 +82,12 @@ CASES = [
     ),
     *(attributes_at(name, url, {"Attributes": {"QueueArn": "$arn"}}) for name, url in FOUND.items()),
     *(attributes_at(name, url, NO_QUEUE) for name, url in NOT_FOUND.items()),
+    *(
+        attributes_at(name, url, Refused("InvalidAddress", f"The address {url} is not valid for this endpoint."))
+        for name, url in NO_ADDRESS.items()
+    ),
+    *(row("wrong where there is no queue", name, given, NO_QUEUE, attributes=None) for name, given in WRONG.items()),
+    row("an empty batch where there is no queue", "SendMessageBatch", {"Entries": []}, NO_QUEUE, attributes=None),
     row(
         "a target in another region and account",
         "SetQueueAttributes",

@@ -12,6 +12,7 @@ from tests.sqs_cases import (
     ANYTHING,
     MD5,
     NO_QUEUE,
+    NOT_IN_STANDARD,
     SOME,
     UUID,
     WRONG_FOR_KIND,
@@ -207,7 +208,7 @@ ORDERED = [
         "a deduplication id",
         "SendMessage",
         {"MessageBody": "a", "MessageDeduplicationId": "d"},
-        invalid_value("d", "MessageDeduplicationId", WRONG_FOR_KIND),
+        invalid_value("d", "MessageDeduplicationId", NOT_IN_STANDARD),
         kinds="s",
     ),
     row(
@@ -309,7 +310,7 @@ def empty(kind: str) -> Refused:
     return invalid(f"Message (user) attribute 'a' must contain a non-empty value of type '{kind}'.")
 
 
-NO_TYPE = invalid("The message attribute 'a' must contain a non-empty message attribute type.")
+NO_TYPE = invalid("The message attribute 'a' must contain non-empty message attribute type.")
 BAD_TYPE = invalid(
     "The message attribute 'a' has an invalid message attribute type, the set of supported type prefixes is Binary, "
     "Number, and String."
@@ -319,18 +320,14 @@ NO_NUMBER = invalid("Can't cast the value of message (user) attribute 'a' to a n
 TEN = {f"a{number}": text_value(str(number)) for number in range(10)}
 
 
-def bad_name(name: str) -> Refused:
-    return invalid(
-        f"Message (user) attribute name '{name}' is invalid: it can contain A-Z, a-z, 0-9, underscore, hyphen and "
-        "period, and the period neither first nor last nor twice in a row."
-    )
-
-
-def reserved(name: str) -> Refused:
-    return invalid(
-        "You can't use message attribute names beginning with 'AWS.' or 'Amazon.'. These strings are reserved for "
-        f"internal use: '{name}'."
-    )
+BAD_NAME = invalid(
+    "Message (user) attributes name can only contain upper and lower score characters, digits, periods, hyphens and "
+    "underscores. "
+)
+RESERVED_NAME = invalid(
+    "You can't use message attribute names beginning with 'AWS.' or 'Amazon.'. These strings are reserved for "
+    "internal use. Additionally, they cannot start or end with '.'."
+)
 
 
 ATTRIBUTES = [
@@ -381,13 +378,15 @@ ATTRIBUTES = [
         {"MessageBody": "a", "MessageAttributes": {"a": {"DataType": "Binary", "BinaryListValues": ["dg=="]}}},
         NO_LISTS,
     ),
+    *(attribute_refused(f"the name {name!r}", text_value("v"), BAD_NAME, name) for name in ("a b", "\u00e9", "")),
     *(
-        attribute_refused(f"the name {name!r}", text_value("v"), bad_name(name), name)
-        for name in (".a", "a.", "a..b", "a b", "\u00e9", "")
+        attribute_refused(f"the name {name!r}", text_value("v"), RESERVED_NAME, name)
+        for name in ("AWS.a", "aws.a", "Amazon.a", "AMAZON.b", ".a", "a.", "a..b")
     ),
-    *(
-        attribute_refused(f"the name {name!r}", text_value("v"), reserved(name), name)
-        for name in ("AWS.a", "aws.a", "Amazon.a", "AMAZON.b")
+    attribute_refused(
+        "a type that is too long",
+        text_value("v", "String." + "x" * 250),
+        invalid("Message (user) attribute types must be shorter than 256 Bytes"),
     ),
     attribute_refused(
         "a name that is too long",

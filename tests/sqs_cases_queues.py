@@ -93,9 +93,9 @@ CREATED = [
     row(
         "another value of what is only kept",
         "CreateQueue",
-        {"QueueName": "$name", "Attributes": {"Policy": '{"a":1}'}},
+        {"QueueName": "$name", "Attributes": {"Policy": '{"Statement":[]}'}},
         exists_with_other("Policy"),
-        attributes={"Policy": '{"a":2}'},
+        attributes={"Policy": '{"Statement":[{}]}'},
     ),
     row(
         "another deduplication",
@@ -253,6 +253,12 @@ TAGGED = [
     row("50 that were there", "TagQueue", {"Tags": tags(50)}, {}, before=(Step("TagQueue", {"Tags": tags(50)}),)),
     row("an empty key", "TagQueue", {"Tags": {"": "1"}}, BAD_TAG_KEY),
     row("a long key", "TagQueue", {"Tags": {"k" * 129: "1"}}, BAD_TAG_KEY),
+    row(
+        "a key of AWS' own",
+        "TagQueue",
+        {"Tags": {"AWS:a": "1"}},
+        invalid("aws: prefixed tag key names are not allowed for external use."),
+    ),
     row("a long value", "TagQueue", {"Tags": {"a": "v" * 257}}, BAD_TAG_VALUE),
     row("no tags", "TagQueue", {}, missing("Tags")),
     row("empty tags", "TagQueue", {"Tags": {}}, missing("Tags")),
@@ -282,7 +288,8 @@ TAGGED = [
         then=(shown_tags({}),),
     ),
     row("no keys", "UntagQueue", {}, missing("TagKeys")),
-    row("empty keys", "UntagQueue", {"TagKeys": []}, missing("TagKeys")),
+    row("an empty key", "UntagQueue", {"TagKeys": ["a", ""]}, BAD_TAG_KEY),
+    row("a long key", "UntagQueue", {"TagKeys": ["k" * 129]}, BAD_TAG_KEY),
 ]
 
 # --- permissions -------------------------------------------------------------
@@ -358,7 +365,13 @@ PERMITTED = [
         invalid_value("[1234]", "PrincipalId", "Unable to verify."),
     ),
     row("no label", "AddPermission", {**permission(), "Label": ABSENT}, missing("Label")),
-    row("no accounts", "AddPermission", permission(accounts=()), missing("AWSAccountIds")),
+    row("no accounts", "AddPermission", {**permission(), "AWSAccountIds": ABSENT}, missing("AWSAccountIds")),
+    row(
+        "an empty account",
+        "AddPermission",
+        permission(accounts=("",)),
+        invalid_value("[]", "PrincipalId", "Unable to verify."),
+    ),
     row("no actions", "AddPermission", permission(actions=()), missing("Actions")),
     row("the last goes", "RemovePermission", {"Label": "l"}, {}, before=(ADDED,), then=(NO_POLICY,)),
     row(

@@ -8,6 +8,7 @@ from typing import Any
 from tests.sqs_cases import (
     ABSENT,
     NO_QUEUE,
+    NOT_IN_STANDARD,
     UUID,
     WRONG_FOR_KIND,
     Case,
@@ -212,7 +213,12 @@ SENT = [
         then=(comes("a", {"MaxNumberOfMessages": 10}),),
     ),
     batch("a group in a standard queue", [entry("x", MessageGroupId="g")], {"Successful": [done("x")]}, kinds="s"),
-    refused_entry("no body", {}, missing("MessageBody")),
+    row(
+        "no body",
+        "SendMessageBatch",
+        {"Entries": [entry("x"), {"Id": "y"}]},
+        missing("SendMessageBatchRequestEntry.2.MessageBody"),
+    ),
     refused_entry("an empty body", {"MessageBody": ""}, missing("MessageBody")),
     refused_entry("a bad character", {"MessageBody": "\x01"}, BAD_CONTENTS),
     refused_entry(
@@ -236,7 +242,7 @@ SENT = [
     refused_entry(
         "a deduplication id in a standard queue",
         {"MessageBody": "b", "MessageDeduplicationId": "d"},
-        invalid_value("d", "MessageDeduplicationId", WRONG_FOR_KIND),
+        invalid_value("d", "MessageDeduplicationId", NOT_IN_STANDARD),
         kinds="s",
     ),
     batch("nothing but what is refused", [entry("x", "\x01")], {"Failed": [failed("x", BAD_CONTENTS)]}),
@@ -290,7 +296,7 @@ SETTLED = [
         "no handle",
         "DeleteMessageBatch",
         {"Entries": [{"Id": "x"}]},
-        {"Failed": [failed("x", missing("ReceiptHandle"))]},
+        missing("DeleteMessageBatchRequestEntry.1.ReceiptHandle"),
     ),
     row(
         "each for itself",

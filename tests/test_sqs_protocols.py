@@ -274,6 +274,48 @@ def test_what_xml_would_change_is_escaped(place: Place) -> None:
 # --- JSON 1.0 -------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("action", "parameters", "missing"),
+    [
+        ("SendMessage", {"MessageBody": "a", "MessageAttribute.1.Value.DataType": "String"}, "MessageAttribute.1.Name"),
+        ("SendMessage", {"MessageBody": "a", "MessageAttribute.1.Name": "a"}, "MessageAttribute.1.Value"),
+        ("SetQueueAttributes", {"Attribute.2.Name": "DelaySeconds", "Attribute.2.Value": "1"}, ""),
+        ("SetQueueAttributes", {"Attribute.1.Value": "1"}, "Attribute.1.Name"),
+        ("SetQueueAttributes", {"Attribute.Name": "DelaySeconds"}, "Attribute.1.Value"),
+        ("TagQueue", {"Tag.1.Key": "a"}, "Tag.1.Value"),
+    ],
+)
+def test_pairs_have_two_parts(place: Place, action: str, parameters: dict[str, str], missing: str) -> None:
+    told = read_xml(action, place.post({"Action": action, **parameters}))
+    assert told.message == (f"The request must contain the parameter {missing}." if missing else None)
+    assert told.code == ("MissingParameter" if missing else "")
+
+
+@pytest.mark.parametrize(
+    ("operation", "given", "message"),
+    [
+        ("UntagQueue", {"TagKeys": []}, "Tag keys must be between 1 and 128 characters in length."),
+        (
+            "AddPermission",
+            {"Label": "l", "AWSAccountIds": [], "Actions": ["SendMessage"]},
+            "Value [] for parameter PrincipalId is invalid. Reason: Unable to verify.",
+        ),
+    ],
+)
+def test_empty_lists_which_only_json_has(place: Place, operation: str, given: dict[str, Any], message: str) -> None:
+    told = place.json.ask(operation, {"QueueUrl": place.url, **given})
+    assert (told.code, told.message) == ("InvalidParameterValue", message)
+
+
+def test_errors_say_nothing_of_the_other_protocol(place: Place) -> None:
+    """Where in a request of tq's own API something would stand."""
+    policy = json.dumps({"deadLetterTargetArn": f"arn:aws:sqs:us-east-1:{ACCOUNT}:{place.name}", "maxReceiveCount": 1})
+    told = place.json.ask("SetQueueAttributes", {"QueueUrl": place.url, "Attributes": {"RedrivePolicy": policy}})
+    assert told.code == "InvalidParameterValue"
+    assert told.message
+    assert told.message.endswith(f"Reason: The dead letters of '{place.name}' would come back to it.")
+
+
 @pytest.mark.parametrize("target", ["AmazonSQS.Nope", "AmazonSQS.", "SendMessage", "DynamoDB_20120810.ListTables", ""])
 def test_an_unknown_target(place: Place, target: str) -> None:
     told = place.json.ask("", {}, X_Amz_Target=target)

@@ -25,7 +25,7 @@ from tq.tokens import Token, Tokens
 from tq.web.exchange import ANY, Answer, Request, Response, Route, Steps, decode
 from tq.web.sqs import messages, moves, query, queues, shapes
 from tq.web.sqs.call import Call, Operation, Output, Recent
-from tq.web.sqs.errors import MODELED, MODELED_KINDS, UNMODELED, SqsError, from_tq
+from tq.web.sqs.errors import MODELED, MODELED_KINDS, UNMODELED, WRONG_VALUES, SqsError, from_tq
 from tq.web.sqs.signature import verify
 
 JSON_1_0 = "application/x-amz-json-1.0"
@@ -88,8 +88,14 @@ class Endpoint:
         protocol = _Query(request) if target is None else _Json(request, target)
         try:
             begin, wanted = protocol.read()
-            operation = begin(Call(request, protocol.credential(), self._account, self._purged, self._deleted), wanted)
-            output = yield from (_checked(verify(request, self.tokens), operation) if self.tokens else operation)
+            call = Call(request, protocol.credential(), self._account, self._purged, self._deleted)
+            try:
+                output = yield from self._permitted(request, begin(call, wanted))
+            except SqsError as error:
+                # Where the queue is missing too, the service says that. It is looked for only now, because it is rare.
+                if error.kind in WRONG_VALUES and hasattr(wanted, "queue_url"):
+                    yield from self._permitted(request, queues.look_for(call, wanted))
+                raise
         except SqsError as error:
             return protocol.error(error)
         except TqError as error:
@@ -98,6 +104,10 @@ class Endpoint:
             log.exception("%s %s failed", request.method, request.path)
             return protocol.error(from_tq(InternalError()))
         return protocol.answer(output)
+
+    def _permitted(self, request: Request, operation: Operation) -> Operation:
+        """The operation, each part of which the signer must have the right to where there are tokens."""
+        return _checked(verify(request, self.tokens), operation) if self.tokens else operation
 
 
 def _checked(token: Token, operation: Operation) -> Operation:

@@ -7,7 +7,7 @@ not do, tags, and when the attributes were last changed.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -160,11 +160,15 @@ def _redrive_policy(text: str, is_fifo: bool) -> model.DeadLetter:
     return model.DeadLetter(target, int(count), on_receive=True)
 
 
-def _is_json_map(text: str) -> bool:
+def _is_policy(text: str) -> bool:
     try:
-        return isinstance(json.loads(text), dict)
+        policy = json.loads(text)
     except (ValueError, RecursionError):
         return False
+    statements = policy.get("Statement") if isinstance(policy, dict) else None
+    if isinstance(statements, dict):
+        return True
+    return isinstance(statements, list) and all(isinstance(each, dict) for each in statements)
 
 
 def _is_allow_policy(text: str) -> bool:
@@ -203,7 +207,7 @@ _CHOICES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 _FIFO_ONLY = ("FifoQueue", "ContentBasedDeduplication", "DeduplicationScope", "FifoThroughputLimit")
 _NOTES: dict[str, Callable[[str], bool]] = {
-    "Policy": _is_json_map,
+    "Policy": _is_policy,
     "RedriveAllowPolicy": _is_allow_policy,
     "KmsMasterKeyId": bool,
     "KmsDataKeyReusePeriodSeconds": lambda text: _is_number(text, 60, 86_400),
@@ -295,13 +299,19 @@ def tags_of(info: model.QueueInfo) -> dict[str, str]:
     return {name.removeprefix(TAG): text for name, text in info.notes.items() if name.startswith(TAG)}
 
 
+def check_tag_keys(keys: Iterable[str]) -> None:
+    """Raises SqsError."""
+    if not all(1 <= len(key) <= 128 for key in keys):
+        raise invalid_parameter("Tag keys must be between 1 and 128 characters in length.")
+
+
 def tag_notes(queue: str, tags: dict[str, str]) -> dict[str, str]:
     """Raises SqsError."""
     if len(tags) > MAX_TAGS:
         raise invalid_parameter(f"Too many tags added for queue {queue}.")
-    for key, value in tags.items():
-        if not 1 <= len(key) <= 128:
-            raise invalid_parameter("Tag keys must be between 1 and 128 characters in length.")
-        if len(value) > 256:
-            raise invalid_parameter("Tag values must be between 0 and 256 characters in length.")
+    check_tag_keys(tags)
+    if any(key.lower().startswith("aws:") for key in tags):
+        raise invalid_parameter("aws: prefixed tag key names are not allowed for external use.")
+    if any(len(value) > 256 for value in tags.values()):
+        raise invalid_parameter("Tag values must be between 0 and 256 characters in length.")
     return {TAG + key: value for key, value in tags.items()}

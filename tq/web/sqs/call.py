@@ -10,7 +10,7 @@ from typing import Any
 from tq.model import Command, Query
 from tq.web.exchange import Request
 from tq.web.sqs.attributes import Scope
-from tq.web.sqs.errors import missing, no_such_queue
+from tq.web.sqs.errors import missing, modeled
 
 REGION = "us-east-1"  # of requests that are not signed
 
@@ -75,7 +75,7 @@ class Call:
             raise missing("QueueUrl")
         name = named.partition("?")[0].rpartition("/")[2]
         if not name:
-            raise no_such_queue()
+            raise modeled("InvalidAddress", f"The address {named} is not valid for this endpoint.")
         return name
 
     def url(self, queue: str) -> str:

@@ -20,7 +20,7 @@ from tq.web.sqs.errors import SqsError, invalid_parameter, invalid_value, missin
 from tq.web.sqs.shapes import AttributeValue, Message
 
 MAX_ATTRIBUTES = 10
-MAX_NAME_LENGTH = 256
+MAX_NAME_LENGTH = MAX_TYPE_LENGTH = 256
 MAX_DELAY_S = 900
 MAX_TRACE_LENGTH = 1_024  # characters; X-Ray's own are far shorter, and it counts against no limit
 
@@ -30,7 +30,7 @@ GROUP = "MessageGroupId"  # of a message in a standard queue, which it keeps but
 _INVALID = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # what is no character of XML 1.0
 _VALID_ASCII = bytes([0x09, 0x0A, 0x0D, *range(0x20, 0x80)])
 _NAME = re.compile(r"[A-Za-z0-9_\-.]+")
-_TYPE = re.compile(r"(String|Number|Binary)(\..{1,249})?")
+_TYPE = re.compile(r"(String|Number|Binary)(\..+)?")
 _ID = re.compile(r"[A-Za-z0-9!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~]{1,128}")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
@@ -58,7 +58,7 @@ def to_draft(message: Message, is_fifo: bool, trace: str | None = None) -> Draft
     if dedup_id is not None:
         check_id(dedup_id, "MessageDeduplicationId")
         if not is_fifo:
-            reason = "The request include parameter that is not valid for this queue type."
+            reason = "The request includes a parameter that is not valid for this queue type."
             raise invalid_value(dedup_id, "MessageDeduplicationId", reason)
     notes = _notes(message, trace) if trace or message.message_system_attributes else None
     if group is not None and not is_fifo:
@@ -116,18 +116,17 @@ def _split(given: dict[str, AttributeValue]) -> tuple[dict[str, str], dict[str, 
 
 
 def _check_name(name: str) -> None:
-    lower = name.lower()
-    if not _NAME.fullmatch(name) or name.startswith(".") or name.endswith(".") or ".." in name:
-        raise invalid_parameter(
-            f"Message (user) attribute name '{name}' is invalid: it can contain A-Z, a-z, 0-9, underscore, hyphen and "
-            "period, and the period neither first nor last nor twice in a row."
-        )
     if len(name) > MAX_NAME_LENGTH:
         raise invalid_parameter(f"Message (user) attribute names must be shorter than {MAX_NAME_LENGTH} Bytes")
-    if lower.startswith(("aws.", "amazon.")):
+    if not _NAME.fullmatch(name):
         raise invalid_parameter(
-            f"You can't use message attribute names beginning with 'AWS.' or 'Amazon.'. These strings are reserved for "
-            f"internal use: '{name}'."
+            "Message (user) attributes name can only contain upper and lower score characters, digits, periods, "
+            "hyphens and underscores. "
+        )
+    if name.lower().startswith(("aws.", "amazon.", ".")) or name.endswith(".") or ".." in name:
+        raise invalid_parameter(
+            "You can't use message attribute names beginning with 'AWS.' or 'Amazon.'. These strings are reserved for "
+            "internal use. Additionally, they cannot start or end with '.'."
         )
 
 
@@ -135,7 +134,9 @@ def _checked(name: str, value: AttributeValue) -> Attribute:
     """Raises SqsError."""
     kind = value.data_type
     if not kind:
-        raise invalid_parameter(f"The message attribute '{name}' must contain a non-empty message attribute type.")
+        raise invalid_parameter(f"The message attribute '{name}' must contain non-empty message attribute type.")
+    if len(kind) > MAX_TYPE_LENGTH:
+        raise invalid_parameter(f"Message (user) attribute types must be shorter than {MAX_TYPE_LENGTH} Bytes")
     match = _TYPE.fullmatch(kind)
     if not match:
         raise invalid_parameter(
@@ -231,9 +232,9 @@ class Wanted:
 
     def __init__(self, system: set[str], names: list[str]) -> None:
         self.system = system
-        self._is_all = "All" in names or ".*" in names
-        self._names = {name for name in names if not name.endswith(".*")}
-        self._prefixes = tuple(name[:-1] for name in names if name.endswith(".*") and name != ".*")
+        self._is_all = not {"All", ".*", "*"}.isdisjoint(names)
+        self._names = set(names)
+        self._prefixes = tuple(name.removesuffix(".*") for name in names if name.endswith(".*"))
         self.is_any = bool(names)
 
     def takes(self, name: str) -> bool:

@@ -41,6 +41,7 @@ _CODES = {
     "UnsupportedOperation": _PREFIX + "UnsupportedOperation",
 }
 _OWN_NAMES = (
+    "InvalidAddress",
     "InvalidAttributeName",
     "InvalidAttributeValue",
     "InvalidMessageContents",
@@ -48,8 +49,25 @@ _OWN_NAMES = (
     "ReceiptHandleIsInvalid",
     "ResourceNotFoundException",
 )
-_STATUSES = {"PurgeQueueInProgress": 403, "OverLimit": 403, "ResourceNotFoundException": 404}
+_STATUSES = {"PurgeQueueInProgress": 403, "OverLimit": 403, "ResourceNotFoundException": 404, "InvalidAddress": 404}
 MODELED_KINDS = frozenset((*_CODES, *_OWN_NAMES))
+
+
+WRONG_VALUES = frozenset(
+    (
+        "BatchEntryIdsNotDistinct",
+        "BatchRequestTooLong",
+        "EmptyBatchRequest",
+        "InvalidAttributeName",
+        "InvalidAttributeValue",
+        "InvalidBatchEntryId",
+        "InvalidMessageContents",
+        "InvalidParameterValueException",
+        "TooManyEntriesInBatchRequest",
+        "UnsupportedOperation",
+    )
+)
+"""What an operation may find wrong before it has looked for its queue."""
 
 
 def modeled(kind: str, message: str) -> SqsError:
@@ -119,10 +137,16 @@ def from_tq(error: TqError) -> SqsError:
     if isinstance(error, errors.Forbidden):
         return SqsError("AccessDenied", error.detail, "AccessDeniedException", 403)
     if isinstance(error, errors.InvalidRequest):
-        return invalid_parameter(error.detail)
+        return invalid_parameter(without_place(error))
     if isinstance(error, errors.Overloaded | errors.StorageFull | errors.StorageFailed):
         return SqsError("ServiceUnavailable", error.detail, status=503, is_sender=False)
     return SqsError("InternalFailure", error.detail, status=500, is_sender=False)
+
+
+def without_place(error: TqError) -> str:
+    """What was wrong, but not where it would stand in a request of tq's own protocol."""
+    text, place, _ = error.detail.partition(" - at `$")
+    return f"{text}." if place else text
 
 
 def failure(entry_id: str, error: SqsError) -> dict[str, object]:

@@ -59,7 +59,7 @@ def send_message(call: Call, wanted: shapes.SendMessage) -> Operation:
 
 def send_message_batch(call: Call, wanted: shapes.SendMessageBatch) -> Operation:
     queue = call.queue(wanted.queue_url)
-    entries = _entries(wanted.entries, "SendMessageBatchRequestEntry")
+    entries = _entries(wanted.entries, "SendMessageBatchRequestEntry", "MessageBody")
     in_fifo = is_fifo(queue)
     if in_fifo:
         yield from _check_fifo_batch(queue, entries)
@@ -228,7 +228,7 @@ def delete_message(call: Call, wanted: shapes.DeleteMessage) -> Operation:
 
 def delete_message_batch(call: Call, wanted: shapes.DeleteMessageBatch) -> Operation:
     queue = call.queue(wanted.queue_url)
-    entries = _entries(wanted.entries, "DeleteMessageBatchRequestEntry")
+    entries = _entries(wanted.entries, "DeleteMessageBatchRequestEntry", "ReceiptHandle")
 
     def ack(entry: shapes.DeleteMessageBatchEntry) -> model.Action:
         return model.Ack(_handle(entry.receipt_handle))
@@ -248,7 +248,7 @@ def change_message_visibility(call: Call, wanted: shapes.ChangeMessageVisibility
 
 def change_message_visibility_batch(call: Call, wanted: shapes.ChangeMessageVisibilityBatch) -> Operation:
     queue = call.queue(wanted.queue_url)
-    entries = _entries(wanted.entries, "ChangeMessageVisibilityBatchRequestEntry")
+    entries = _entries(wanted.entries, "ChangeMessageVisibilityBatchRequestEntry", "ReceiptHandle")
 
     def change(entry: shapes.ChangeMessageVisibilityBatchEntry) -> model.Action:
         return _visibility(entry.receipt_handle, entry.visibility_timeout)
@@ -318,8 +318,8 @@ def _not_changed(queue: str, handle: str, result: Any) -> SqsError | None:
 # --- batches -------------------------------------------------------------
 
 
-def _entries(entries: list[Any] | None, kind: str) -> list[Any]:
-    """The entries of a batch. Raises SqsError when the batch is none."""
+def _entries(entries: list[Any] | None, kind: str, required: str) -> list[Any]:
+    """The entries of a batch, each with an id and what else is required. Raises SqsError when the batch is none."""
     if not entries:
         raise modeled("EmptyBatchRequest", f"There should be at least one {kind} in the request.")
     if len(entries) > MAX_ENTRIES:
@@ -329,6 +329,8 @@ def _entries(entries: list[Any] | None, kind: str) -> list[Any]:
     for number, entry in enumerate(entries, 1):
         if entry.id is None:
             raise missing(f"{kind}.{number}.Id")
+        if (entry.message_body if required == "MessageBody" else entry.receipt_handle) is None:
+            raise missing(f"{kind}.{number}.{required}")
         if not _ENTRY_ID.fullmatch(entry.id):
             raise modeled(
                 "InvalidBatchEntryId",

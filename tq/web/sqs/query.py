@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl
 import msgspec
 
 from tq.web.sqs.call import Output
-from tq.web.sqs.errors import SqsError
+from tq.web.sqs.errors import SqsError, missing
 from tq.web.sqs.shapes import Input
 
 T = TypeVar("T", bound=Input)
@@ -117,9 +117,17 @@ def _maps(node: Any) -> list[Tree]:
 
 
 def _map(name: str, tree: Tree) -> dict[str, Any] | None:
+    """Raises SqsError."""
     parameter, key = _MAPS[name]
-    pairs = _maps(tree.get(parameter))
-    return {pair[key]: _value(pair.get("Value")) for pair in pairs if isinstance(pair.get(key), str)} if pairs else None
+    found: dict[str, Any] = {}
+    for number, pair in enumerate(_maps(tree.get(parameter)), 1):
+        for part in (key, "Value"):
+            if part not in pair:
+                raise missing(f"{parameter}.{number}.{part}")
+        if not isinstance(pair[key], str):
+            raise malformed(f"The parameter {parameter}.{number}.{key} has parts.")
+        found[pair[key]] = _value(pair["Value"])
+    return found or None
 
 
 def _value(node: Any) -> Any:

@@ -18,6 +18,7 @@ from tq.web.sqs.attributes import (
     TAG,
     Parsed,
     allows,
+    check_tag_keys,
     check_together,
     differing,
     new_settings,
@@ -28,7 +29,7 @@ from tq.web.sqs.attributes import (
     unknown,
 )
 from tq.web.sqs.call import Call, Operation, Output
-from tq.web.sqs.errors import invalid_parameter, invalid_value, missing, modeled
+from tq.web.sqs.errors import invalid_parameter, invalid_value, missing, modeled, without_place
 from tq.web.sqs.moves import paging, to_token
 
 MAX_ACTIONS = 7
@@ -100,7 +101,7 @@ def create_queue(call: Call, wanted: shapes.CreateQueue) -> Operation:
         except QueueExists:
             continue  # somebody was faster
         except InvalidRequest as error:
-            raise invalid_value(given.get("RedrivePolicy"), "RedrivePolicy", error.detail) from error
+            raise invalid_value(given.get("RedrivePolicy"), "RedrivePolicy", without_place(error)) from error
         return {"QueueUrl": call.url(name)}
 
 
@@ -161,6 +162,12 @@ def purge_queue(call: Call, wanted: shapes.PurgeQueue) -> Operation:
     return {}
 
 
+def look_for(call: Call, wanted: shapes.OfQueue) -> Operation:
+    """Raises SqsError, QueueNotFound when it is not there."""
+    yield model.GetQueue(call.queue(wanted.queue_url))
+    return {}
+
+
 # --- configured -------------------------------------------------------------
 
 
@@ -193,7 +200,7 @@ def set_queue_attributes(call: Call, wanted: shapes.SetQueueAttributes) -> Opera
     try:
         yield model.PatchQueue(queue, model.SettingsChange(**parsed.settings), parsed.notes | _modified())
     except InvalidRequest as error:
-        raise invalid_value(given.get("RedrivePolicy"), "RedrivePolicy", error.detail) from error
+        raise invalid_value(given.get("RedrivePolicy"), "RedrivePolicy", without_place(error)) from error
     return {}
 
 
@@ -216,8 +223,9 @@ def tag_queue(call: Call, wanted: shapes.TagQueue) -> Operation:
 
 def untag_queue(call: Call, wanted: shapes.UntagQueue) -> Operation:
     queue = call.queue(wanted.queue_url)
-    if not wanted.tag_keys:
+    if wanted.tag_keys is None:
         raise missing("TagKeys")
+    check_tag_keys(wanted.tag_keys or [""])
     yield model.PatchQueue(queue, notes={TAG + key: None for key in wanted.tag_keys})
     return {}
 
@@ -237,7 +245,7 @@ def add_permission(call: Call, wanted: shapes.AddPermission) -> Operation:
     label = wanted.label
     if not label:
         raise missing("Label")
-    if not wanted.aws_account_ids:
+    if wanted.aws_account_ids is None:
         raise missing("AWSAccountIds")
     if not wanted.actions:
         raise missing("Actions")
@@ -252,7 +260,7 @@ def add_permission(call: Call, wanted: shapes.AddPermission) -> Operation:
             if action in _NOT_SHARED:
                 reason = "Only the queue owner is allowed to invoke this action."
             raise invalid_value(f"SQS:{action}", "ActionName", reason)
-    if not all(map(_ACCOUNT.fullmatch, wanted.aws_account_ids)):
+    if not wanted.aws_account_ids or not all(map(_ACCOUNT.fullmatch, wanted.aws_account_ids)):
         accounts = ", ".join(wanted.aws_account_ids)
         raise invalid_value(f"[{accounts}]", "PrincipalId", "Unable to verify.")
     principals = [f"arn:aws:iam::{account}:root" for account in wanted.aws_account_ids]
@@ -302,9 +310,6 @@ def _change_policy(call: Call, queue: str, change: Any) -> Generator[Any, Any, N
         policy = {"Version": "2008-10-17", "Id": f"{call.scope.arn(queue)}/SQSDefaultPolicy", "Statement": []} | policy
         if isinstance(policy["Statement"], dict):
             policy["Statement"] = [policy["Statement"]]
-        statements = policy["Statement"]
-        if not isinstance(statements, list) or not all(isinstance(each, dict) for each in statements):
-            raise modeled("InvalidAttributeValue", "Invalid value for the parameter Policy.")
         change(policy)
         after = json.dumps(policy, separators=(",", ":")) if policy["Statement"] else None
         notes = {"Policy": after} | _modified()
