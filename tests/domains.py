@@ -89,7 +89,7 @@ OWNER = "owner"  # the queue that the receipt is of
 owners = st.sampled_from([OWNER] * 6 + ["a", "b", "ab"])
 actions = st.one_of(
     st.builds(model.Ack, receipts),
-    st.builds(model.Extend, receipts, times_ms),
+    st.builds(model.Extend, receipts, times_ms | st.just(43_200_000)),
     st.builds(model.Release, receipts, times_ms),
     st.builds(model.Release, receipts),
     st.builds(model.Reject, receipts),

@@ -18,9 +18,9 @@ RECORD_BYTES = 1_984  # a larger message record is kept apart from its content
 
 def inline_bytes(media_type: str | None) -> int:
     """The longest content that is kept in its record, for a time since 1970-02-19 and a media type of 1 to 31 bytes."""
-    version, array, time, counts, content_head, first, nil, ahead, checksum = 1, 1, 9, 4, 3, 1, 1, 1, 4
+    version, array, time, counts, content_head, first, nil, clocks, checksum = 1, 1, 9, 4, 3, 1, 1, 2, 4
     media = 1 + len(media_type or "")
-    return RECORD_BYTES - (version + array + time + counts + media + content_head + first + nil + ahead + checksum)
+    return RECORD_BYTES - (version + array + time + counts + media + content_head + first + nil + clocks + checksum)
 
 
 class Do(model.Command, frozen=True):

@@ -63,16 +63,16 @@ OLD_MESSAGES = [
 GOLDEN_MESSAGES = [
     (
         MessageRecord(NOW_MS, b'{"a":1}'),
-        "03 9a cf0000018bcfe56800 00 00 00 00 c0 c407 7b2261223a317d 00 c0 00 7f8f0e8e",
+        "03 9b cf0000018bcfe56800 00 00 00 00 c0 c407 7b2261223a317d 00 c0 00 00 d9c833b9",
     ),
     (
         MessageRecord(NOW_MS, b"", "text/plain", 3, 4, NOW_MS + 1, NOW_MS + 2, first_received_at_ms=NOW_MS + 3),
-        "03 9a cf0000018bcfe56800 03 04 cf0000018bcfe56801 cf0000018bcfe56802 aa746578742f706c61696e c400"
-        " cf0000018bcfe56803 c0 00 d0a67a16",
+        "03 9b cf0000018bcfe56800 03 04 cf0000018bcfe56801 cf0000018bcfe56802 aa746578742f706c61696e c400"
+        " cf0000018bcfe56803 c0 00 00 04054fb6",
     ),
     (
         MessageRecord(NOW_MS, ChunkedBody(10_240, 3_150_855_069, 7)),
-        "03 9a cf0000018bcfe56800 00 00 00 00 c0 93 cd2800 cebbce3b9d 07 00 c0 00 69cdc617",
+        "03 9b cf0000018bcfe56800 00 00 00 00 c0 93 cd2800 cebbce3b9d 07 00 c0 00 00 32bf7ea8",
     ),
     (
         MessageRecord(
@@ -87,11 +87,12 @@ GOLDEN_MESSAGES = [
             notes={"k": "v"},
             uuid=bytes(range(16)),
             ahead_ms=-5,
+            received_at_ms=7,
         ),
-        "03 9a 00 00 00 00 00 a0 c401 ff 00 87 a567726f7570 a167 a768656164657273 81 a168 a2c3a4"
+        "03 9b 00 00 00 00 00 a0 c401 ff 00 87 a567726f7570 a167 a768656164657273 81 a168 a2c3a4"
         " ab646561645f6c6574746572 93 a171 a3776879 02 a864656475705f6964 a164"
         " aa61747472696275746573 82 a16e 92 a64e756d626572 a131 a162 92 a642696e617279 c401ff"
-        " a56e6f746573 81 a16b a176 a475756964 c410 000102030405060708090a0b0c0d0e0f fb b3e1ff0b",
+        " a56e6f746573 81 a16b a176 a475756964 c410 000102030405060708090a0b0c0d0e0f fb 07 3b62449e",
     ),
 ]
 OLD_QUEUES = [

@@ -13,6 +13,7 @@ from tests.oracle_places import ATTEMPT, DEDUP, Places
 from tq import errors, model
 from tq.errors import TqError
 
+HALF_A_DAY_S = 43_200
 _NO_MARKS = str.maketrans("", "", "._-")
 
 
@@ -268,6 +269,7 @@ class Traffic(Places):
         if command.visibility_ms is not None:
             message.attempt += 1
             message.first_ms = message.first_ms or self._wall_ms
+            message.last_ms = self._now_ms
             self._lease(queue, message, command.visibility_ms)
         return self._show_leased(queue, message, command)
 
@@ -358,7 +360,10 @@ class Traffic(Places):
         is_latest = message.state == "in_flight" and message.attempt == attempt
         if (queue.settings.fifo and not is_latest) or (not is_ack and message.state != "in_flight"):
             return errors.StaleReceipt()
-        return message
+        if not isinstance(action, model.Extend) or not message.last_ms:
+            return message
+        held_ms = self._now_ms + action.visibility_ms - message.last_ms
+        return errors.LeaseTooLong() if held_ms // 1000 > HALF_A_DAY_S else message
 
     def _settle(self, command: model.Settle) -> tuple[Any, ...]:
         queue = self._find(command.queue)

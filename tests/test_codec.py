@@ -52,6 +52,7 @@ messages = st.builds(
     st.none() | st.text(max_size=20),
     *[numbers] * 5,
     st.integers(-(1 << 40), 1 << 40),
+    numbers,
     st.none() | texts,
     st.none() | text_maps,
     st.none() | origins,
@@ -221,7 +222,7 @@ def test_bytes_that_are_no_record(value: bytes) -> None:
 @pytest.mark.parametrize("version", [0, 4, 255])
 def test_another_version_is_refused(version: int) -> None:
     with pytest.raises(CorruptRecord, match=f"record version {version:02x} is unknown"):
-        codec.unpack_message(seal([NOW_MS, 0, 0, 0, 0, None, b"", 0, None, 0], version))
+        codec.unpack_message(seal([NOW_MS, 0, 0, 0, 0, None, b"", 0, None, 0, 0], version))
 
 
 def test_only_messages_have_a_third_version() -> None:
@@ -248,12 +249,12 @@ def test_notes_and_moves_of_another_layout_are_refused(unpack: Callable[[bytes],
 @pytest.mark.parametrize(
     "fields",
     [
-        [NOW_MS, 0, 0, 0, 0, None, b"", 0, None],
-        [NOW_MS, 0, 0, 0, 0, None, b"", 0, None, 0, None],
-        [NOW_MS, 0, 0, 0, 0, None, None, 0, None, 0],
-        [NOW_MS, 0, 0, 0, 0, None, b"", 0, {"attributes": {"n": ["Number"]}}, 0],
-        [NOW_MS, 0, 0, 0, 0, None, b"", 0, {"attributes": ["n"]}, 0],
-        [NOW_MS, 0, 0, 0, 0, None, b"", 0, 7, 0],
+        [NOW_MS, 0, 0, 0, 0, None, b"", 0, None, 0],
+        [NOW_MS, 0, 0, 0, 0, None, b"", 0, None, 0, 0, 0],
+        [NOW_MS, 0, 0, 0, 0, None, None, 0, None, 0, 0],
+        [NOW_MS, 0, 0, 0, 0, None, b"", 0, {"attributes": {"n": ["Number"]}}, 0, 0],
+        [NOW_MS, 0, 0, 0, 0, None, b"", 0, {"attributes": ["n"]}, 0, 0],
+        [NOW_MS, 0, 0, 0, 0, None, b"", 0, 7, 0, 0],
         {"a": 1},
         None,
     ],

@@ -156,6 +156,30 @@ def test_what_comes_back_is_not_delayed(local: LocalServer, queue: Make, fifo: b
     assert q.bodies() == ["a"]
 
 
+@pytest.mark.parametrize("fifo", [False, True])
+def test_twelve_hours_in_all(local: LocalServer, queue: Make, fifo: bool) -> None:
+    q = queue(fifo=fifo)
+    q.send("a")
+    message = q.take()
+    assert q.change(message, 43_200).status == 200
+    local.jump(20_000)
+    assert q.change(message, 23_199).status == 200
+    told = q.change(message, 23_201)
+    assert_refused(told, "InvalidParameterValueException", "Value 23201 for parameter VisibilityTimeout is invalid.")
+    assert_refused(
+        told,
+        "InvalidParameterValueException",
+        "Reason: Total VisibilityTimeout for the message is beyond the limit [43200 seconds]",
+    )
+    entry = {"Id": "x", "ReceiptHandle": message["ReceiptHandle"], "VisibilityTimeout": 43_200}
+    (failed,) = q.ok("ChangeMessageVisibilityBatch", Entries=[entry])["Failed"]
+    assert failed["Code"] == "InvalidParameterValue"
+    assert q.counts() == (0, 1, 0)
+    local.jump(23_200)
+    again = q.take()
+    assert q.change(again, 43_200).status == 200
+
+
 # --- retention -------------------------------------------------------------
 
 

@@ -6,7 +6,7 @@
 
     message record, version 3:
         [sent_at_ms, receive_count, attempt, due_at_ms, expires_at_ms, media_type, body, first_received_at_ms, more,
-         ahead_ms]
+         ahead_ms, received_at_ms]
         attempt         how often it was leased, counted up by each lease and never back
         due_at_ms       when the lease or the delay is over; 0 in other states
         expires_at_ms   when its time to live is over; 0 when it has none
@@ -17,7 +17,8 @@
         more            nil, or a map of what few messages have: "group", "headers", "dead_letter", "dedup_id",
                         "attributes" (name to [type, value]), "notes", "uuid"
         ahead_ms        its age counts from `sent_at_ms` + this by the timers' clock, which may be ahead of the wall's
-    message record, version 2: the same without `ahead_ms`; version 1: without `first_received_at_ms` too
+        received_at_ms  when it was leased last, by the timers' clock; 0 before
+    message record, version 2: the same without the last two; version 1: without `first_received_at_ms` too
     queue record, version 2:
         [id, next_sequence, created_at_ms, settings, bytes, in_flight, delayed, blocked, counters, watch_ms]
         settings        a map of those that differ from their defaults
@@ -82,6 +83,7 @@ class MessageRecord(msgspec.Struct, frozen=True):
     expires_at_ms: int = 0
     first_received_at_ms: int = 0
     ahead_ms: int = 0
+    received_at_ms: int = 0
     group: str | None = None
     headers: dict[str, str] | None = None
     dead_letter: DeadLetterOrigin | None = None
@@ -130,6 +132,7 @@ def pack_message(record: MessageRecord) -> bytes:
             record.first_received_at_ms,
             _more(record) or None,
             record.ahead_ms,
+            record.received_at_ms,
         ],
         _MESSAGE_VERSION_BYTE,
     )
@@ -137,7 +140,7 @@ def pack_message(record: MessageRecord) -> bytes:
 
 def pack_new(sent_at_ms: int, ahead_ms: int, body: bytes, media_type: str | None, expires_at_ms: int) -> bytes:
     """`pack_message` of a record that has only these."""
-    return _seal([sent_at_ms, 0, 0, 0, expires_at_ms, media_type, body, 0, None, ahead_ms], _MESSAGE_VERSION_BYTE)
+    return _seal([sent_at_ms, 0, 0, 0, expires_at_ms, media_type, body, 0, None, ahead_ms, 0], _MESSAGE_VERSION_BYTE)
 
 
 def _more(record: MessageRecord) -> dict[str, Any]:
@@ -174,25 +177,26 @@ def unpack_message(value: bytes) -> MessageRecord:
         if value[0] < MESSAGE_VERSION:
             if value[0] == VERSION:
                 fields.insert(7, 0)
-            fields.append(0)
-        sent_ms, receive_count, attempt, due_ms, expires_ms, media_type, body, first_ms, more, ahead_ms = fields
+            fields += (0, 0)
+        sent_ms, receives, attempt, due_ms, expires_ms, media_type, body, first_ms, more, ahead_ms, last_ms = fields
         if not isinstance(body, bytes):
             body = ChunkedBody(*body)
         if not more:
             return MessageRecord(
-                sent_ms, body, media_type, receive_count, attempt, due_ms, expires_ms, first_ms, ahead_ms
+                sent_ms, body, media_type, receives, attempt, due_ms, expires_ms, first_ms, ahead_ms, last_ms
             )
         origin = more.get("dead_letter")
         return MessageRecord(
             sent_ms,
             body,
             media_type,
-            receive_count,
+            receives,
             attempt,
             due_ms,
             expires_ms,
             first_ms,
             ahead_ms,
+            last_ms,
             more.get("group"),
             more.get("headers"),
             DeadLetterOrigin(*origin) if origin else None,

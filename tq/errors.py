@@ -4,6 +4,7 @@
     ├── InvalidRequest               invalid_request             400
     │   ├── GroupMissing             group_missing               400
     │   ├── DedupIdMissing           dedup_id_missing            400
+    │   ├── LeaseTooLong             lease_too_long              400
     │   └── NotInFifo                not_in_fifo                 400
     ├── InvalidQueueName             invalid_queue_name          400
     ├── HostMissing                  invalid_host                400
@@ -75,6 +76,10 @@ class GroupMissing(InvalidRequest):
 class DedupIdMissing(InvalidRequest):
     code = "dedup_id_missing"
     title = "A message of a FIFO queue has a deduplication id, or the queue takes it from the content."
+
+
+class LeaseTooLong(InvalidRequest):
+    code, title = "lease_too_long", "The message would be leased for more than 12 hours in all."
 
 
 class NotInFifo(InvalidRequest):

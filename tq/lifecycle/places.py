@@ -246,6 +246,7 @@ def move(group: Group, queue: Queue, key: bytes, record: MessageRecord, to: str,
         expires_at_ms=sent_at_ms + ahead_ms + target.ttl_ms if target.ttl_ms else 0,
         dead_letter=origin,
         first_received_at_ms=record.first_received_at_ms if keeps_count else 0,
+        received_at_ms=0,
         uuid=(record.uuid or queue.uuid(keys.sequence_of(key))) if reason else None,
     )
     finish(group, queue, key, record, "dead_lettered" if reason else "redriven")

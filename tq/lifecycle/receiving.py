@@ -254,6 +254,7 @@ def _taken(group: Group, record: MessageRecord, due_at_ms: int | None) -> Messag
         attempt=record.attempt + 1,
         due_at_ms=due_at_ms,
         first_received_at_ms=record.first_received_at_ms or group.wall_ms(),
+        received_at_ms=group.now_ms,
     )
 
 

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from tq import codec, keys, model
 from tq.codec import CorruptRecord, MessageRecord
-from tq.errors import InFlight, MessageNotFound, NotAReceipt, StaleReceipt, TqError
+from tq.errors import InFlight, LeaseTooLong, MessageNotFound, NotAReceipt, StaleReceipt, TqError
 from tq.lifecycle.group import Group, Queue
 from tq.lifecycle.places import (
     come_back,
@@ -75,6 +75,10 @@ def _settle_any(group: Group, queue: Queue, action: model.Action) -> int | TqErr
             return None
         if state != "in_flight":
             raise StaleReceipt(f"The lease of message {keys.sequence_of(key)} is over.")
+        if isinstance(action, model.Extend) and record.received_at_ms:
+            held_ms = group.now_ms + action.visibility_ms - record.received_at_ms
+            if held_ms // 1000 > model.MAX_VISIBILITY_S:
+                raise LeaseTooLong
         return _ACTIONS[type(action)](group, queue, key, record, action)
     except TqError as refusal:
         return refusal

@@ -149,9 +149,10 @@ class Settle(Command, frozen=True):
     """Say what becomes of leased messages, each for itself, in one commit.
 
     With `is_any` any receipt will do that a message ever had, as in SQS: an `Ack` removes it wherever it is, also if it
-    is gone already, and the others need it to be in flight. But in a FIFO queue the receipt must be the latest.
+    is gone already, and the others need it to be in flight, which none may be for more than 12 hours from its receive
+    on. But in a FIFO queue the receipt must be the latest.
     Result: for each action None, or when the message is visible again (ms; `Extend`, `Release`), or the TqError it was
-    refused with: MessageNotFound, StaleReceipt, NotAReceipt. Raises QueueNotFound.
+    refused with: MessageNotFound, StaleReceipt, NotAReceipt, LeaseTooLong. Raises QueueNotFound.
     """
 
     queue: str

@@ -7,7 +7,16 @@ from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 from tq import model
-from tq.errors import DedupIdMissing, MessageNotFound, NotAReceipt, NotInFifo, StaleReceipt, TooManyInFlight, TqError
+from tq.errors import (
+    DedupIdMissing,
+    LeaseTooLong,
+    MessageNotFound,
+    NotAReceipt,
+    NotInFifo,
+    StaleReceipt,
+    TooManyInFlight,
+    TqError,
+)
 from tq.web.sqs import contents, shapes
 from tq.web.sqs.attributes import MAX_MESSAGE_BYTES, unknown
 from tq.web.sqs.call import Call, Operation, Output, is_fifo
@@ -218,9 +227,9 @@ _SYSTEM: dict[str, Callable[[Call, model.Message], str | None]] = {
 
 def delete_message(call: Call, wanted: shapes.DeleteMessage) -> Operation:
     queue = call.queue(wanted.queue_url)
-    handle = _handle(wanted.receipt_handle)
-    (result,) = yield model.Settle(queue, (model.Ack(handle),), is_any=True)
-    error = _not_deleted(queue, handle, result)
+    action = model.Ack(_handle(wanted.receipt_handle))
+    (result,) = yield model.Settle(queue, (action,), is_any=True)
+    error = _not_deleted(queue, action, result)
     if error:
         raise error
     return {}
@@ -240,7 +249,7 @@ def change_message_visibility(call: Call, wanted: shapes.ChangeMessageVisibility
     queue = call.queue(wanted.queue_url)
     action = _visibility(wanted.receipt_handle, wanted.visibility_timeout)
     (result,) = yield model.Settle(queue, (action,), is_any=True)
-    error = _not_changed(queue, action.receipt, result)
+    error = _not_changed(queue, action, result)
     if error:
         raise error
     return {}
@@ -260,7 +269,7 @@ def _settle_each(
     queue: str,
     entries: Sequence[Any],
     action_of: Callable[[Any], model.Action],
-    refused: Callable[[str, str, Any], SqsError | None],
+    refused: Callable[[str, Any, Any], SqsError | None],
 ) -> Operation:
     """Settle the entries of a batch in one commit, each for itself."""
     actions: list[model.Action] = []
@@ -275,7 +284,7 @@ def _settle_each(
     successful: list[dict[str, object]] = []
     results = yield model.Settle(queue, tuple(actions), is_any=True)
     for entry_id, action, result in zip(settling, actions, results, strict=True):
-        refusal = refused(queue, action.receipt, result)
+        refusal = refused(queue, action, result)
         if refusal:
             failed.append(failure(entry_id, refusal))
         else:
@@ -297,15 +306,19 @@ def _visibility(handle: str | None, timeout_s: int | None) -> model.Extend | mod
     return model.Extend(receipt, timeout_s * 1000) if timeout_s else model.Release(receipt)
 
 
-def _not_deleted(queue: str, handle: str, result: Any) -> SqsError | None:
+def _not_deleted(queue: str, action: model.Ack, result: Any) -> SqsError | None:
     if isinstance(result, NotAReceipt):
-        return invalid_receipt(handle)
+        return invalid_receipt(action.receipt)
     if isinstance(result, StaleReceipt):
-        return expired_receipt(handle)
+        return expired_receipt(action.receipt)
     return from_tq(result) if isinstance(result, TqError) else None
 
 
-def _not_changed(queue: str, handle: str, result: Any) -> SqsError | None:
+def _not_changed(queue: str, action: model.Extend | model.Release, result: Any) -> SqsError | None:
+    handle = action.receipt
+    if isinstance(result, LeaseTooLong) and isinstance(action, model.Extend):
+        reason = f"Total VisibilityTimeout for the message is beyond the limit [{MAX_VISIBILITY_S} seconds]"
+        return invalid_value(action.visibility_ms // 1000, "VisibilityTimeout", reason)
     if isinstance(result, NotAReceipt):
         return invalid_receipt(handle)
     if isinstance(result, StaleReceipt):
