@@ -18,7 +18,7 @@ from urllib.parse import urlencode
 from msgspec import Struct, field
 
 from tests.clients import Answer, Ask, Client, Place
-from tests.harness import Reply, Server
+from tests.harness import Reply, Server, wait_until
 from tests.sqs_model import input_shape
 from tests.sqs_wire import FORM_TYPE, Query, Told, flatten, read_xml
 
@@ -173,8 +173,16 @@ def crew(seed: int, place: Place, log: Log, queues: tuple[str, str]) -> list[Sqs
     return [*clients, Mover("m", seed, place, log, queues)]
 
 
+def is_still(server: Server, queues: tuple[str, str]) -> bool:
+    """Whether no lease and no move is under way, so that what is there stays where it is."""
+    moves = server.request("GET", f"/queues/{queues[1]}/moves").json["moves"]
+    counts = [server.request("GET", f"/queues/{queue}").json["messages"] for queue in queues]
+    return not any(count["in_flight"] for count in counts) and not any(move["status"] == "running" for move in moves)
+
+
 def left(server: Server, queues: tuple[str, str]) -> list[str]:
-    """All that is still there, in any state."""
+    """All that is there, in any state."""
+    wait_until(lambda: is_still(server, queues), 60)
     found: list[str] = []
     for queue in queues:
         for state in ("ready", "in_flight", "delayed", "blocked"):
