@@ -49,13 +49,19 @@ STATUS = {
     409: "queue_exists queue_not_empty in_flight stale_receipt",
     413: "message_too_large",
     415: "unsupported_media_type",
-    429: "too_many_queues queue_full",
+    429: "too_many_queues queue_full too_many_in_flight",
     500: "internal_error",
     503: "overloaded storage_failed",
     507: "storage_full",
 }
 ERRORS = {code: status for status, codes in STATUS.items() for code in codes.split()}
-RETRY_AFTER = {"queue_full": "1", "overloaded": "1", "storage_failed": "5", "storage_full": "10"}
+RETRY_AFTER = {
+    "queue_full": "1",
+    "too_many_in_flight": "1",
+    "overloaded": "1",
+    "storage_failed": "5",
+    "storage_full": "10",
+}
 
 
 def lines(table: str) -> list[Any]:

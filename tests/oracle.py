@@ -35,6 +35,7 @@ class Oracle(Traffic):
 
     def begin_group(self) -> None:
         self._arrivals = CounterDict()
+        self._were_full = {name for name, queue in self.queues.items() if self._has_no_room(queue)}
 
     def ask(self, request: model.Command | model.Query, now_ms: int) -> Any:
         self._now_ms = now_ms
@@ -87,7 +88,7 @@ class Oracle(Traffic):
         if len(self.queues) >= self._max_queues:
             raise errors.TooManyQueues
         self._check_letter(name, settings)
-        if settings.fifo and not name.endswith(".fifo"):
+        if settings.fifo != name.endswith(".fifo"):
             raise errors.InvalidRequest
         place = self._new_place()
         self.queues[name] = OracleQueue(name, settings, self._wall_ms, place, place)
@@ -131,10 +132,7 @@ class Oracle(Traffic):
         is_ready = queue.settings.paused and not settings.paused
         is_ready = is_ready or (settings.fifo and settings.delay < queue.settings.delay)
         is_other = settings.retention != queue.settings.retention
-        had_no_room = self._has_no_room(queue)
         queue.settings = settings
-        if had_no_room and not self._has_no_room(queue):
-            is_ready = True
         if is_ready:
             self._arrivals[name] += len(queue.of("ready"))
         if is_other:
@@ -306,7 +304,17 @@ class Oracle(Traffic):
                 self._end_timer(due, dedup_key)
         if self._now_ms - self._latest_ms >= CLOCK_GRAIN_MS:
             self._latest_ms = self._now_ms
-        return model.Ticked(min(self._due)[0] if self._due else None, dict(self._arrivals))
+        arrivals = self._arrivals + CounterDict({name: self._room(name) for name in self._were_full})
+        return model.Ticked(min(self._due)[0] if self._due else None, dict(arrivals))
+
+    def _room(self, name: str) -> int:
+        """How many more can be received of a queue of which none could be leased before."""
+        queue = self.queues.get(name)
+        if queue is None or self._has_no_room(queue):
+            return 0
+        ready = len(queue.of("ready"))
+        most = queue.settings.max_in_flight
+        return ready if most is None else min(ready, most - len(queue.of("in_flight")))
 
     def _at(self, place: int) -> list[OracleQueue]:
         return [queue for queue in self.queues.values() if queue.place == place]

@@ -18,6 +18,7 @@ class Places:
         self.queues: dict[str, OracleQueue] = {}
         self._due: dict[tuple[int, int, int, Any], Any] = {}
         self._arrivals: CounterDict[str] = CounterDict()
+        self._were_full: set[str] = set()  # of a group: where as many were in flight as may be
         self._latest_ms = self._offset_ms = self._now_ms = 0
 
     @property
@@ -30,12 +31,12 @@ class Places:
         if state == "ready":
             self._arrivals[queue.name] += 1
         elif state != "blocked":
+            if self._has_no_room(queue):
+                self._were_full.add(queue.name)
             self._due[due_ms, LEASE if state == "in_flight" else DELAY, queue.place, message.key] = ""
 
     def _out(self, queue: OracleQueue, message: OracleMessage, state: str = "") -> None:
         """Let it be nowhere."""
-        if message.state == "in_flight" and self._has_no_room(queue):
-            self._arrivals[queue.name] += 1
         for kind in (LEASE, DELAY):
             self._due.pop((message.due_ms, kind, queue.place, message.key), None)
         message.state = state

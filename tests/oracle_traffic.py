@@ -213,7 +213,8 @@ class Traffic(Places):
         if most is None or command.visibility_ms is None:
             return command.limit
         left = most - len(queue.of("in_flight"))
-        if left <= 0 and len(command.queues) == 1:
+        waits = command.wait_ms > 0 or (command.wait_ms == -1 and queue.settings.receive_wait > 0)
+        if left <= 0 and len(command.queues) == 1 and not waits:
             raise errors.TooManyInFlight
         return min(command.limit, left)
 

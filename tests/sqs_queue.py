@@ -8,6 +8,7 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any
 
+from tests.harness import Reply
 from tests.sqs_cases import ACCOUNT
 from tests.sqs_server import LocalServer
 from tests.sqs_wire import Json, Told, Wire
@@ -116,3 +117,30 @@ class Poll(threading.Thread):
 
 
 Make = Callable[..., SqsQueue]
+
+
+class Native:
+    """tq's own API on a queue that was made over SQS."""
+
+    def __init__(self, q: SqsQueue) -> None:
+        self._client = q.client
+        self.path = f"/queues/{q.name}"
+
+    def ask(self, method: str, path: str, body: Any = None, media_type: str = "application/json") -> Reply:
+        raw = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+        return self._client.request(
+            method, self.path + path, raw, {"Content-Type": media_type, "Accept": "application/json"}
+        )
+
+    def send(self, content: Any, **more: Any) -> None:
+        reply = self.ask("POST", "/messages", {"content": content, **more})
+        assert reply.status in (200, 201), reply
+
+    def send_raw(self, content: bytes, media_type: str = "application/json") -> None:
+        reply = self.ask("POST", "/messages", content, media_type)
+        assert reply.status == 201, reply
+
+    def receive(self) -> Any:
+        """Lease the next message; None when there is none."""
+        reply = self.ask("GET", "/messages?visibility_timeout=30")
+        return reply.json if reply.status == 200 else None

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from tests import sqs_crashing
-from tests.clients import Place
+from tests.clients import Answer, Place
 from tests.harness import Server, findings, wait_until
-from tests.sqs_crashing import Log, Story, crew, left, make_queues
+from tests.sqs_crashing import Log, Seen, Story, crew, left, make_queues
 
 ROUND_RECEIVES = 15  # that got messages, before a kill
 MAX_PAUSE_S = 0.4
@@ -88,3 +88,64 @@ def test_what_sqs_was_told_outlives_any_kill(tmp_path: Path, seed: int, rounds: 
 def test_a_store_that_forgets_is_found_out(seed: int) -> None:
     story = suffer("memory:", 2, seed, ("q.fifo", "dead.fifo"))
     assert len([each for each in sqs_crashing.wrong(story, is_fifo=True) if each.startswith("lost: ")]) >= 3
+
+
+def seen(operation: str, bodies: tuple[str, ...], begun_s: float, status: int = 200) -> Seen:
+    """A request that takes a tenth of a second."""
+    answer = Answer(round(begun_s * 1e9), round((begun_s + 0.1) * 1e9), status)
+    return Seen(operation, "q.fifo", bodies, answer)
+
+
+SENT = seen("SendMessageBatch", ("g 1", "g 2"), 0)
+
+
+@pytest.mark.parametrize(
+    ("what", "left", "word"),
+    [
+        ([SENT], ["g 1"], "lost"),
+        ([SENT], ["g 1", "g 2", "g 2"], "there 2 times"),
+        ([SENT, seen("ReceiveMessage", ("g 3",), 1)], ["g 1", "g 2"], "invented"),
+        ([SENT, seen("DeleteMessageBatch", ("g 1",), 1)], ["g 1", "g 2"], "back from the dead"),
+        ([SENT, seen("DeleteMessageBatch", ("g 1",), 1), seen("ReceiveMessage", ("g 1",), 2)], ["g 2"], "came again"),
+        ([SENT, seen("ReceiveMessage", ("g 1", "g 1"), 1)], ["g 1", "g 2"], "twice in one answer"),
+        (
+            [
+                SENT,
+                seen("ReceiveMessage", ("g 1",), 1),
+                seen("ReceiveMessage", ("h 1",), 1.5),
+                seen("ReceiveMessage", ("g 2",), 2),
+                seen("SendMessageBatch", ("h 1",), 0),
+            ],
+            ["g 1", "g 2", "h 1"],
+            "beside",
+        ),
+    ],
+)
+def test_what_is_wrong_is_found(what: list[Seen], left: list[str], word: str) -> None:
+    found = list(sqs_crashing.wrong(Story(what, left), is_fifo=True))
+    assert len(found) == 1, found
+    assert found[0].startswith(word)
+
+
+@pytest.mark.parametrize(
+    ("what", "left"),
+    [
+        ([SENT], ["g 1", "g 2"]),
+        ([seen("SendMessageBatch", ("g 1",), 0, status=0)], []),
+        ([seen("SendMessageBatch", ("g 1",), 0, status=0)], ["g 1"]),
+        ([SENT, seen("DeleteMessageBatch", ("g 1",), 1, status=0)], ["g 2"]),
+        ([SENT, seen("DeleteMessageBatch", ("g 1",), 1), seen("ReceiveMessage", ("g 1",), 1.05)], ["g 2"]),
+        ([SENT, seen("ReceiveMessage", ("g 1",), 1), seen("ReceiveMessage", ("g 2",), 3)], ["g 1", "g 2"]),
+        (
+            [
+                SENT,
+                seen("ReceiveMessage", ("g 1",), 1),
+                seen("ChangeMessageVisibilityBatch", ("g 1",), 1.2),
+                seen("ReceiveMessage", ("g 1",), 1.4),
+            ],
+            ["g 1", "g 2"],
+        ),
+    ],
+)
+def test_what_is_right_is_left_alone(what: list[Seen], left: list[str]) -> None:
+    assert list(sqs_crashing.wrong(Story(what, left), is_fifo=True)) == []

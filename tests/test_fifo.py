@@ -271,7 +271,7 @@ def test_what_was_received_once_is_held_back_no_more(bench: Bench) -> None:
     assert list(bench.receive()) == ["g1"]
 
 
-@pytest.mark.parametrize("counted", [100, 0])
+@pytest.mark.parametrize("counted", [100, 3, 1])
 def test_how_many_are_held_back(bench: Bench, monkeypatch: pytest.MonkeyPatch, counted: int) -> None:
     """Also of so many that they are not counted."""
     monkeypatch.setattr(looking, "MAX_COUNTED", counted)
@@ -288,3 +288,15 @@ def test_how_many_are_held_back(bench: Bench, monkeypatch: pytest.MonkeyPatch, c
     assert held == [0, 2, 4, 4, 4, 4, 0]
     bench.receive(visibility_ms=None)
     assert bench.ask(model.GetQueue("f.fifo")).held_back == 0
+
+
+def test_a_few_are_held_back_behind_many_that_are_not(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted, though their numbers have gaps."""
+    monkeypatch.setattr(looking, "MAX_COUNTED", 5)
+    bench.create(delay=60)
+    bench.send(*[f"{letter}1" for letter in "abcdefgh"])
+    bench.later(60_000)
+    bench.send("i1", "j1", "k1", "l1")
+    for message_id in (10, 11):
+        bench.run(model.Cancel("f.fifo", message_id))
+    assert bench.ask(model.GetQueue("f.fifo")).held_back == 2

@@ -281,8 +281,8 @@ def test_a_queue_is_a_fifo_queue_for_life(bench: Bench) -> None:
     bench.create()
     assert isinstance(bench.run(model.PutQueue("f.fifo")), errors.InvalidRequest)
     assert isinstance(bench.run(CreateQueue("q", FIFO)), errors.InvalidRequest)
-    assert bench.run(CreateQueue("q.fifo")).is_new
-    assert isinstance(bench.run(model.PutQueue("q.fifo", FIFO)), errors.InvalidRequest)
+    assert isinstance(bench.run(CreateQueue("q.fifo")), errors.InvalidRequest)
+    assert bench.run(model.PutQueue("q.fifo", FIFO)).is_new
 
 
 def test_headers_and_attributes_count_for_what_may_wait() -> None:
@@ -354,3 +354,12 @@ def test_the_wall_clock_has_no_say_in_how_old_a_message_is(bench: Bench) -> None
     assert list(bench.states("q")) == ["older", "younger"]
     bench.later(1)
     assert list(bench.states("q")) == ["younger"]
+
+
+def test_a_tick_has_an_end_over_several_queues(bench: Bench) -> None:
+    for name in ("q", "r"):
+        bench.run(CreateQueue(name, model.QueueSettings(retention=60)), Send(name, (Draft(b"1"), Draft(b"2"))))
+    bench.now_ms += 60_000
+    for left in (2, 0):
+        bench.store.commit([model.Tick(2)], bench.now_ms)
+        assert sum(bench.ask(model.GetQueue(name)).messages.ready for name in ("q", "r")) == left

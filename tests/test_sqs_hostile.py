@@ -196,7 +196,7 @@ TOO_MUCH: dict[str, tuple[str, dict[str, Any]]] = {
     "tags": ("TagQueue", {"Tags": {f"a{number}": "1" for number in range(MANY // 3)}}),
     "names": ("GetQueueAttributes", {"AttributeNames": ["x"] * (MANY - 10)}),
     "entries": ("SendMessageBatch", {"Entries": [{"Id": str(n), "MessageBody": "a"} for n in range(MANY // 3)]}),
-    "accounts": ("AddPermission", {"Label": "l", "AWSAccountIds": ["1"] * (MANY // 2), "Actions": ["*"]}),
+    "accounts": ("AddPermission", {"Label": "l", "AWSAccountIds": ["1" * 12] * (MANY // 2), "Actions": ["*"]}),
     "actions": ("AddPermission", {"Label": "l", "AWSAccountIds": ["1" * 12], "Actions": ["*"] * (MANY // 2)}),
     "characters in a name": ("SendMessage", {"MessageBody": "a", "MessageAttributes": {"a" * 1_000_000: _STRING}}),
     "characters in a type": (
@@ -464,6 +464,34 @@ def test_a_policy_that_no_permission_can_be_added_to(wire: Wire, name: str, stat
     policy = f'{{"Statement":{statement}}}'
     refused = wire.ask("SetQueueAttributes", {"QueueUrl": name, "Attributes": {"Policy": policy}})
     assert (refused.code, refused.message) == ("InvalidAttributeValue", "Invalid value for the parameter Policy.")
+
+
+def test_a_policy_that_grows_has_an_end(wire: Wire, name: str) -> None:
+    accounts = [f"{number:012}" for number in range(100)]
+    codes = []
+    for number in range(10):
+        given = {"QueueUrl": name, "Label": f"l{number}", "AWSAccountIds": accounts, "Actions": ["SendMessage"]}
+        codes.append(wire.ask("AddPermission", given).code)
+    assert codes[:4] == [""] * 4
+    assert codes[-1] == "OverLimit"
+    told = wire.ask("GetQueueAttributes", {"QueueUrl": name, "AttributeNames": ["Policy"]})
+    assert told.output
+    assert len(told.output["Attributes"]["Policy"]) <= 20_480
+
+
+@pytest.mark.parametrize("length", [20_480, 20_481])
+def test_the_longest_policy(wire: Wire, name: str, length: int) -> None:
+    policy = '{"Statement":[],"Id":"%s"}'
+    text = policy % ("x" * (length - len(policy) + 2))
+    told = wire.ask("SetQueueAttributes", {"QueueUrl": name, "Attributes": {"Policy": text}})
+    assert told.code == ("" if length <= 20_480 else "InvalidAttributeValue")
+
+
+@pytest.mark.parametrize("length", [1_024, 1_025])
+def test_the_longest_trace_header(wire: Wire, name: str, length: int) -> None:
+    trace = {"AWSTraceHeader": {"DataType": "String", "StringValue": "x" * length}}
+    told = wire.ask("SendMessage", {"QueueUrl": name, "MessageBody": "b", "MessageSystemAttributes": trace})
+    assert told.code == ("" if length <= 1_024 else "InvalidParameterValue")
 
 
 @pytest.mark.parametrize("attribute", ["Policy", "RedrivePolicy", "RedriveAllowPolicy", "KmsMasterKeyId"])

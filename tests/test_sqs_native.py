@@ -4,43 +4,14 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
-from typing import Any
 
 import pytest
 
-from tests.harness import Reply
-from tests.sqs_queue import Make, SqsQueue
+from tests.sqs_queue import Make, Native
 from tests.sqs_server import LocalServer
 from tests.sqs_wire import Json, Query, Wire
 
 JSON_TYPE = {"Content-Type": "application/json"}
-
-
-class Native:
-    """tq's own API on a queue that was made over SQS."""
-
-    def __init__(self, q: SqsQueue) -> None:
-        self._client = q.client
-        self.path = f"/queues/{q.name}"
-
-    def ask(self, method: str, path: str, body: Any = None, media_type: str = "application/json") -> Reply:
-        raw = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
-        return self._client.request(
-            method, self.path + path, raw, {"Content-Type": media_type, "Accept": "application/json"}
-        )
-
-    def send(self, content: Any, **more: Any) -> None:
-        reply = self.ask("POST", "/messages", {"content": content, **more})
-        assert reply.status in (200, 201), reply
-
-    def send_raw(self, content: bytes, media_type: str = "application/json") -> None:
-        reply = self.ask("POST", "/messages", content, media_type)
-        assert reply.status == 201, reply
-
-    def receive(self) -> Any:
-        """Lease the next message; None when there is none."""
-        reply = self.ask("GET", "/messages?visibility_timeout=30")
-        return reply.json if reply.status == 200 else None
 
 
 @pytest.fixture(params=[Json, Query], ids=["json", "query"])

@@ -16,7 +16,10 @@ from tests.harness import Reply
 from tests.sqs_cases import ACCOUNT, UUID
 from tests.sqs_server import LocalServer
 from tests.sqs_wire import FORM_TYPE, NAMESPACE, Json, Query, Wire, read_xml
+from tq import lifecycle, model
+from tq.errors import TqError
 from tq.settings import Settings
+from tq.store.memory import MemoryStore
 from tq.web import sqs
 from tq.web.exchange import Request, Response
 
@@ -340,6 +343,70 @@ def test_null_is_as_good_as_absent(place: Place) -> None:
 
 
 # --- both -------------------------------------------------------------
+
+
+class Halves:
+    """Two requests under way at once, on a store in memory: what each asks of it is answered when a test says so."""
+
+    def __init__(self) -> None:
+        self._store = MemoryStore(lifecycle.apply)
+        self._endpoint = sqs.Endpoint(Settings())
+
+    def begin(self, operation: str, given: dict[str, Any]) -> list[Any]:
+        """Its steps and what it asks first."""
+        headers = {"x-amz-target": f"AmazonSQS.{operation}"}
+        steps = self._endpoint.ask(Request("POST", "/", "", headers, {}, json.dumps(given).encode()))
+        return [steps, next(steps)]
+
+    def answer_one(self, half: list[Any]) -> None:
+        """Answer what it asks, and see what it asks next; its response in the end."""
+        steps, asked = half
+        now_ms = 1_700_000_000_000
+        try:
+            if isinstance(asked, model.Command):
+                (result,) = self._store.commit([asked], now_ms)
+                half[1] = steps.throw(result) if isinstance(result, TqError) else steps.send(result)
+            else:
+                result = self._store.read(lambda tx: lifecycle.answer(tx, asked, now_ms))
+                half[1] = steps.send(result)
+        except TqError as refusal:
+            half[1] = steps.throw(refusal)
+        except StopIteration as stop:
+            half[1] = stop.value
+
+    def finish(self, half: list[Any]) -> dict[str, Any]:
+        while not isinstance(half[1], Response):
+            self.answer_one(half)
+        document: dict[str, Any] = json.loads(half[1].body)
+        return document
+
+    def ask(self, operation: str, given: dict[str, Any]) -> dict[str, Any]:
+        return self.finish(self.begin(operation, given))
+
+
+@pytest.mark.parametrize("attributes", [{"Policy": '{"Statement":[]}'}, {"DelaySeconds": "1"}])
+def test_two_make_one_queue_at_once(attributes: dict[str, str]) -> None:
+    """The second one, who found none, is told how it is now."""
+    halves = Halves()
+    first = halves.begin("CreateQueue", {"QueueName": "q"})
+    second = halves.begin("CreateQueue", {"QueueName": "q", "Attributes": attributes})
+    halves.answer_one(first)
+    halves.answer_one(second)
+    assert "QueueUrl" in halves.finish(first)
+    told = halves.finish(second)
+    assert told["__type"].endswith("#QueueNameExists")
+
+
+def test_two_give_permissions_at_once() -> None:
+    halves = Halves()
+    halves.ask("CreateQueue", {"QueueName": "q"})
+    rest = {"QueueUrl": "q", "AWSAccountIds": ["1" * 12], "Actions": ["*"]}
+    first, second = (halves.begin("AddPermission", {"Label": label, **rest}) for label in ("a", "b"))
+    halves.answer_one(first)
+    halves.answer_one(second)
+    assert halves.finish(first) == halves.finish(second) == {}
+    shown = halves.ask("GetQueueAttributes", {"QueueUrl": "q", "AttributeNames": ["Policy"]})
+    assert [each["Sid"] for each in json.loads(shown["Attributes"]["Policy"])["Statement"]] == ["a", "b"]
 
 
 def test_the_url_has_the_host_and_scheme_that_were_asked(wire: Wire) -> None:

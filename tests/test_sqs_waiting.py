@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.harness import Server, wait_until
-from tests.sqs_queue import Make, Poll
+from tests.sqs_queue import Make, Native, Poll
 from tests.sqs_server import LocalServer
 from tests.sqs_wire import Json
 
@@ -102,6 +102,22 @@ def test_the_next_of_a_group_ends_a_poll(queue: Make) -> None:
     q = queue(fifo=True)
     q.send("a", "b")
     message = q.take()
+    poll = Poll(q, 20)
+    q.delete(message)
+    assert_soon(poll, "b")
+
+
+@pytest.mark.parametrize("fifo", [False, True])
+def test_a_poll_waits_for_room_in_flight(queue: Make, fifo: bool) -> None:
+    """Only a short poll is told at once that as many messages are in flight as may be."""
+    q = queue(fifo=fifo)
+    assert Native(q).ask("PATCH", "", {"max_in_flight": 1}).status == 200
+    q.send("a", group="g")
+    q.send("b", group="h")
+    message = q.take()
+    short = q.ask("ReceiveMessage")
+    assert short.output == {} if fifo else short.code == "OverLimit"
+    assert q.bodies(WaitTimeSeconds=1) == []
     poll = Poll(q, 20)
     q.delete(message)
     assert_soon(poll, "b")

@@ -287,6 +287,22 @@ def test_signatures_that_are_refused(guarded: Guarded, name: str, spoil: Any, co
     assert refused.status_code in (400, 403)
 
 
+class _OfAnyOperation(SigV4Auth):
+    """A signature that is right, but does not say what for."""
+
+    def headers_to_sign(self, request: AWSRequest) -> Any:
+        headers = super().headers_to_sign(request)
+        del headers["x-amz-target"]
+        return headers
+
+
+def test_what_is_asked_for_is_signed(guarded: Guarded) -> None:
+    """Else who has seen a request could have another operation run."""
+    wanted = {"QueueUrl": f"{guarded.server.url}/000000000000/orders", "MessageBody": "x"}
+    refused = guarded.sqs("shop", guarded.shop_secret, "SendMessage", wanted, sign=_OfAnyOperation)
+    assert refused.headers["x-amzn-query-error"] == "SignatureDoesNotMatch;Sender", refused.text
+
+
 @pytest.mark.parametrize(("minutes", "status"), [(-16, 403), (-14, 200), (14, 200), (16, 403)])
 def test_a_signature_is_good_for_a_quarter_of_an_hour(
     guarded: Guarded, monkeypatch: pytest.MonkeyPatch, minutes: int, status: int

@@ -131,6 +131,35 @@ async def test_room_for_another_in_flight_wakes_one(api: Api, app: Application) 
 
 
 @gen_test
+async def test_room_for_several_wakes_as_many(api: Api, app: Application) -> None:
+    await create(api, "a", max_in_flight=2)
+    those = []
+    for number in range(4):
+        those.append(asyncio.ensure_future(api("GET", "/queues/a/messages?wait=60&visibility_timeout=30")))
+        await waiting(app, number + 1)
+    await send(api, 1, 2, 3, 4)
+    receipts = [shown(await asyncio.wait_for(one, 10))["receipt"] for one in those[:2]]
+    await waiting(app, 2)
+    await api("POST", "/queues/a/acks", {"receipts": receipts})
+    assert [shown(await asyncio.wait_for(one, 10))["content"] for one in those[2:]] == [3, 4]
+
+
+@gen_test
+async def test_one_who_waits_is_not_told_that_there_is_no_room(api: Api, app: Application) -> None:
+    await create(api, "a", max_in_flight=1)
+    await send(api, 1, 2)
+    receipt = (await lease(api))["receipt"]
+    assert_refused(await api("GET", "/queues/a/messages?visibility_timeout=30"), "too_many_in_flight")
+    assert_empty(await api("GET", "/queues/a/messages?visibility_timeout=30&wait=0.05"))
+    one = asyncio.ensure_future(api("GET", "/queues/a/messages?wait=60&visibility_timeout=30"))
+    await waiting(app, 1)
+    await api("PATCH", f"/queues/a/messages/{receipt}", {"visibility_timeout": 20})
+    await waiting(app, 1)
+    await api("DELETE", f"/queues/a/messages/{receipt}")
+    assert shown(await asyncio.wait_for(one, 10))["content"] == 2
+
+
+@gen_test
 @pytest.mark.parametrize("how", ["ack", "more room", "no bound"])
 async def test_room_wakes_one_who_waits_on_several_queues(api: Api, app: Application, how: str) -> None:
     await create(api, "a", max_in_flight=1)

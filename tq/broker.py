@@ -30,7 +30,7 @@ from msgspec.structs import replace
 
 from tq import __version__, lifecycle, model
 from tq.clock import TimerClock
-from tq.errors import InternalError, NotFound, Overloaded, StorageFailed, StorageFull, TooManyInFlight, TqError
+from tq.errors import InternalError, NotFound, Overloaded, StorageFailed, StorageFull, TqError
 from tq.settings import Settings
 from tq.store import Store
 from tq.waiters import Waiter, Waiters
@@ -194,8 +194,6 @@ class Broker:
 
     def _settle_failed(self, ticket: Ticket, error: Exception) -> None:
         ticket.is_submitted = False
-        if isinstance(error, TooManyInFlight) and ticket.has_waited and not ticket.is_cancelled and self._wait(ticket):
-            return  # somebody else was quicker; there will be room again
         if isinstance(error, StorageFailed):
             self.failed.set()
         self._pass_on(ticket)

@@ -19,7 +19,10 @@ _ANY_QUEUE_NAME = re.compile(ANY_QUEUE_NAME)
 
 
 class Queue:
-    """One queue while a group runs. `arrived`: how many messages can be received that could not when it began."""
+    """One queue while a group runs. `arrived`: how many messages became ready since it began.
+
+    `was_full`: at some time of it as many messages were in flight as may be.
+    """
 
     __slots__ = (
         "_uuid_prefix",
@@ -33,6 +36,7 @@ class Queue:
         "record",
         "retention_ms",
         "ttl_ms",
+        "was_full",
     )
 
     def __init__(self, name: str, record: QueueRecord, tx: Tx) -> None:
@@ -41,6 +45,7 @@ class Queue:
         self.is_changed = False
         self.arrived = 0
         self.configure(record.settings)
+        self.was_full = self.is_full()
         self.settle_in(tx)
 
     def configure(self, settings: QueueSettings) -> None:
@@ -66,6 +71,14 @@ class Queue:
         """Whether as many messages are in flight as may be."""
         most = self.record.settings.max_in_flight
         return most is not None and self.record.in_flight >= most
+
+    def receivable(self) -> int:
+        """How many messages can be received at most that could not at some time of the group."""
+        most = self.record.settings.max_in_flight
+        if not self.was_full or self.is_full():
+            return self.arrived
+        ready = self.ready.count()
+        return self.arrived + (ready if most is None else min(ready, most - self.record.in_flight))
 
     def uuid(self, sequence: int) -> bytes:
         """The identity of a message that came into being in this queue."""
@@ -112,8 +125,8 @@ class Group:
         return self.now_ms - self.ahead_ms()
 
     def arrivals(self) -> dict[str, int]:
-        """How many messages became ready in each queue since the group began."""
-        arrivals = {queue.name: queue.arrived for queue in self._queues.values() if queue.arrived}
+        """For how many messages of each queue somebody may have to be woken."""
+        arrivals = {queue.name: number for queue in self._queues.values() if (number := queue.receivable())}
         for queue in self._removed:
             if queue.arrived:
                 arrivals[queue.name] = arrivals.get(queue.name, 0) + queue.arrived

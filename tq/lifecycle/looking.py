@@ -128,7 +128,7 @@ def _held_back(group: Group, queue: Queue) -> int:
     """How many messages the delay of a FIFO queue holds back.
 
     A few are counted. Of many, the first that is too young is found by halving, because they were sent in the order of
-    their numbers, and then by their numbers they are about so many.
+    their numbers. Behind that a few are counted again; more are by their numbers about so many.
     """
     if not queue.is_fifo or not queue.delay_ms:
         return 0
@@ -143,8 +143,10 @@ def _held_back(group: Group, queue: Queue) -> int:
             high = middle
         else:
             low = number + 1
-    first, _ = min(_from(group, queue, low, 1), default=(queue.record.next_sequence, True))
-    return min(total, queue.record.next_sequence - first)
+    behind = list(_from(group, queue, low, MAX_COUNTED))
+    if len(behind) < MAX_COUNTED:
+        return sum(is_young for _, is_young in behind)
+    return min(total, queue.record.next_sequence - min(behind)[0])
 
 
 def _from(group: Group, queue: Queue, sequence: int, most: int) -> Iterator[tuple[int, bool]]:

@@ -31,6 +31,7 @@ def place(group: Group, queue: Queue, state: State, key: bytes, record: MessageR
     group.tx.space(_SPACES[state]).put(shared, value)
     setattr(queue.record, state, getattr(queue.record, state) + 1)
     queue.is_changed = True
+    queue.was_full |= queue.is_full()
     if state in _DUE:
         group.due.put(keys.due_key(record.due_at_ms, _DUE[state], queue.id, key), b"")
 
@@ -47,8 +48,6 @@ def take_out(group: Group, queue: Queue, state: State, key: bytes) -> None:
     if state == "ready":
         queue.ready.delete(key)
         return
-    if state == "in_flight" and queue.is_full():
-        queue.arrived += 1  # there is room for another
     group.tx.space(_SPACES[state]).delete(keys.shared_key(queue.id, key))
     setattr(queue.record, state, getattr(queue.record, state) - 1)
     queue.is_changed = True

@@ -62,8 +62,8 @@ def _add(group: Group, name: str, settings: model.QueueSettings) -> Queue:
     if group.tx.space(keys.QUEUES).count() >= model.MAX_QUEUES:
         raise TooManyQueues(f"The server holds {model.MAX_QUEUES:,} queues, as many as it may.")
     _check_dead_letter(group, name, settings)
-    if settings.fifo and not name.endswith(".fifo"):
-        raise InvalidRequest("The name of a FIFO queue ends with '.fifo' - at `$.fifo`.")
+    if settings.fifo != name.endswith(".fifo"):
+        raise InvalidRequest("The name of a FIFO queue, and of no other, ends with '.fifo' - at `$.fifo`.")
     return group.add(name, QueueRecord(0, 1, group.wall_ms(), settings))
 
 
@@ -71,12 +71,10 @@ def _set(group: Group, queue: Queue, settings: model.QueueSettings) -> None:
     _check_dead_letter(group, queue.name, settings)
     if settings.fifo != queue.is_fifo:
         raise InvalidRequest(f"Whether {queue.name!r} is a FIFO queue was said when it was made - at `$.fifo`.")
-    before, was_full = queue.record.settings, queue.is_full()
-    queue.configure(settings)
-    is_unpaused = before.paused and not settings.paused
-    is_sooner = queue.is_fifo and before.delay > settings.delay
-    if is_unpaused or is_sooner or (was_full and not queue.is_full()):
+    before = queue.record.settings
+    if (before.paused and not settings.paused) or (queue.is_fifo and before.delay > settings.delay):
         queue.arrived += queue.ready.count()
+    queue.configure(settings)
     queue.is_changed = True
     if before.retention != settings.retention:
         group.watch(queue, group.now_ms if settings.retention and queue.total() else 0)

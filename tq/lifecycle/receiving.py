@@ -58,8 +58,9 @@ def receive(group: Group, command: model.Receive) -> model.Received:
 
 
 def _most(queue: Queue, most: int, command: model.Receive) -> int:
-    """How many of `most` may still be leased. Raises TooManyInFlight where there is no other queue to receive from."""
-    if queue.record.in_flight >= most and len(command.queues) == 1:
+    """How many of `most` may still be leased. Raises TooManyInFlight for who does not wait, nor has another queue."""
+    waits = command.wait_ms > 0 or (command.wait_ms < 0 and queue.record.settings.receive_wait)
+    if queue.is_full() and len(command.queues) == 1 and not waits:
         raise TooManyInFlight(f"{queue.record.in_flight:,} messages of the queue {queue.name!r} are in flight.")
     return max(0, min(command.limit, most - queue.record.in_flight))
 

@@ -2,7 +2,7 @@
 
 `due` is the timer wheel: its keys begin with the time, so the first key is what is due next. It lies on disk with
 everything else, so a restart forgets no timer and reads none. Messages have entries of their own there for all but the
-retention of their queue: one entry stands for the oldest of them all, which is always the first in its place.
+retention of their queue: one entry stands for the oldest of them all, which is the first in its place (see `_oldest`).
 """
 
 from __future__ import annotations

@@ -239,8 +239,8 @@ class Message(Struct, frozen=True):
 class Sent(Struct, frozen=True):
     """The id of each message of a send. `duplicates`: places in `ids` where an earlier message's id stands.
 
-    `uuid_prefix`: what their uuids begin with, where it was asked for. `refused`: of a send of each for itself, what
-    was wrong with those whose place in `ids` is 0.
+    `uuid_prefix`: what their uuids begin with, where it was asked for; the other 7 bytes are the id. `refused`: of a
+    send of each for itself, what was wrong with those whose place in `ids` is 0.
     """
 
     ids: tuple[int, ...]

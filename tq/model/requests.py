@@ -59,7 +59,7 @@ class PatchQueue(Command, frozen=True):
 
 
 class DeleteQueue(Command, frozen=True):
-    """Result: None. Raises QueueNotFound, QueueNotEmpty."""
+    """Result: None. Raises QueueNotFound, QueueNotEmpty, Overloaded."""
 
     name: str
     if_empty: bool = False
@@ -211,7 +211,7 @@ class Redriven(Struct, frozen=True):
 class StartMove(Command, frozen=True):
     """Begin a task that moves messages out of a queue as `Redrive` does, so many a second. The broker carries it out.
 
-    Result: `MoveTask`. Raises QueueNotFound, MoveRunning.
+    Result: `MoveTask`. Raises QueueNotFound, MoveRunning, InvalidRequest (`to` is the queue itself).
     """
 
     queue: str
@@ -259,7 +259,7 @@ class MoveTask(Struct, frozen=True):
 class Transaction(Command, frozen=True):
     """All or nothing: acknowledge and send over any number of queues.
 
-    Result: `Sent`. Raises QueueNotFound, MessageTooLarge, QueueFull and StaleReceipt; then nothing is done.
+    Result: `Sent`. Raises StaleReceipt, and as `Send`; then nothing is done.
     """
 
     acks: tuple[tuple[str, str], ...] = ()  # queue, receipt
@@ -273,7 +273,7 @@ class Transaction(Command, frozen=True):
 
 
 class Tick(Command, frozen=True):
-    """Do what is due: at most `limit` delays, leases, lifetimes and deduplication windows that are over.
+    """Do what is due: at most `limit` entries of what is over, and as many messages that queues have kept for too long.
 
     Result: `Ticked`. The broker puts one before and one behind the commands of a group.
     """

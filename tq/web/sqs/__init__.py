@@ -47,7 +47,7 @@ _OPERATIONS: dict[str, tuple[type[shapes.Input], Callable[[Call, Any], Operation
     "DeleteQueue": (shapes.DeleteQueue, queues.delete_queue),
     "GetQueueAttributes": (shapes.GetQueueAttributes, queues.get_queue_attributes),
     "GetQueueUrl": (shapes.GetQueueUrl, queues.get_queue_url),
-    "ListDeadLetterSourceQueues": (shapes.ListDeadLetterSourceQueues, moves.list_dead_letter_source_queues),
+    "ListDeadLetterSourceQueues": (shapes.ListDeadLetterSourceQueues, queues.list_dead_letter_source_queues),
     "ListMessageMoveTasks": (shapes.ListMessageMoveTasks, moves.list_message_move_tasks),
     "ListQueueTags": (shapes.ListQueueTags, queues.list_queue_tags),
     "ListQueues": (shapes.ListQueues, queues.list_queues),
@@ -94,7 +94,7 @@ class Endpoint:
             except SqsError as error:
                 # Where the queue is missing too, the service says that. It is looked for only now, because it is rare.
                 if error.kind in WRONG_VALUES and hasattr(wanted, "queue_url"):
-                    yield from self._permitted(request, queues.look_for(call, wanted))
+                    yield from self._permitted(request, queues.look_for(call, wanted.queue_url))
                 raise
         except SqsError as error:
             return protocol.error(error)
@@ -194,8 +194,7 @@ class _Json(_Protocol):
     def error(self, error: SqsError) -> Response:
         prefix = MODELED if error.kind in MODELED_KINDS else UNMODELED
         body = msgspec.json.encode({"__type": prefix + error.kind, "message": error.message})
-        blame = "Sender" if error.is_sender else "Receiver"
-        headers = (*self._headers(), ("x-amzn-query-error", f"{error.code};{blame}"))
+        headers = (*self._headers(), ("x-amzn-query-error", f"{error.code};{error.blame}"))
         return Response(error.status, body, JSON_1_0, headers)
 
 

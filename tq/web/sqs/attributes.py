@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
+from math import ceil
 from typing import Any
 
 import msgspec
@@ -258,7 +259,7 @@ def render(scope: Scope, info: model.QueueInfo) -> dict[str, str]:
         "DelaySeconds": str(int(settings.delay)),
         LAST_MODIFIED: notes.get(LAST_MODIFIED, str(created_s)),
         "MaximumMessageSize": str(settings.max_message_bytes),
-        "MessageRetentionPeriod": str(int(settings.retention or settings.ttl or MAX_RETENTION_S)),
+        "MessageRetentionPeriod": str(ceil(settings.retention or MAX_RETENTION_S)),
         "QueueArn": scope.arn(info.name),
         "ReceiveMessageWaitTimeSeconds": str(int(settings.receive_wait)),
         "SqsManagedSseEnabled": "true",
@@ -302,7 +303,11 @@ def tags_of(info: model.QueueInfo) -> dict[str, str]:
 def check_tag_keys(keys: Iterable[str]) -> None:
     """Raises SqsError."""
     if not all(1 <= len(key) <= 128 for key in keys):
-        raise invalid_parameter("Tag keys must be between 1 and 128 characters in length.")
+        raise bad_tag_key()
+
+
+def bad_tag_key() -> SqsError:
+    return invalid_parameter("Tag keys must be between 1 and 128 characters in length.")
 
 
 def tag_notes(queue: str, tags: dict[str, str]) -> dict[str, str]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import binascii
 import re
 import time
+from base64 import b64decode, b64encode
 from collections.abc import Generator
 from typing import Any
 
+from tq import model
 from tq.model import Command, Query
 from tq.web.exchange import Request
 from tq.web.sqs.attributes import Scope
-from tq.web.sqs.errors import missing, modeled
+from tq.web.sqs.errors import invalid_parameter, invalid_value, missing, modeled
 
 REGION = "us-east-1"  # of requests that are not signed
 
@@ -87,3 +90,25 @@ class Call:
 
 def is_fifo(queue: str) -> bool:
     return queue.endswith(".fifo")
+
+
+def paging(token: str | None, limit: int | None) -> tuple[str, int]:
+    """The name that a page begins behind, and how many it may have. Raises SqsError."""
+    if token and limit is None:
+        raise missing("MaxResults")
+    most = model.MAX_PAGE if limit is None else limit
+    if not 1 <= most <= model.MAX_PAGE:
+        raise invalid_value(limit, "MaxResults", f"Must be between 1 and {model.MAX_PAGE}, if provided.")
+    return _from_token(token) if token else "", most
+
+
+def to_token(name: str) -> str:
+    """What to ask for the page behind a name with."""
+    return b64encode(name.encode()).decode()
+
+
+def _from_token(token: str) -> str:
+    try:
+        return b64decode(token, validate=True).decode()
+    except (binascii.Error, UnicodeDecodeError, ValueError) as error:
+        raise invalid_parameter("Invalid or expired next token.") from error

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import re
 from base64 import b64encode
-from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -30,9 +29,9 @@ GROUP = "MessageGroupId"  # of a message in a standard queue, which it keeps but
 _INVALID = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # what is no character of XML 1.0
 _VALID_ASCII = bytes([0x09, 0x0A, 0x0D, *range(0x20, 0x80)])
 _NAME = re.compile(r"[A-Za-z0-9_\-.]+")
-_TYPE = re.compile(r"(String|Number|Binary)(\..+)?")
+_TYPE = re.compile(r"(String|Number|Binary)(\.[A-Za-z0-9_\-.]+)?")
 _ID = re.compile(r"[A-Za-z0-9!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~]{1,128}")
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 _INVALID_CHARACTERS = (
     "Invalid characters found. Valid unicode characters are #x9 | #xA | #xD | #x20 to #xD7FF | #xE000 to #xFFFD | "
@@ -40,7 +39,7 @@ _INVALID_CHARACTERS = (
 )
 
 
-def to_draft(message: Message, is_fifo: bool, trace: str | None = None) -> Draft:
+def to_draft(message: Message, is_fifo: bool, trace: str | None) -> Draft:
     """What is to be sent. `trace` is the request's X-Amzn-Trace-Id. Raises SqsError."""
     body = message.message_body
     if not body:
@@ -102,7 +101,9 @@ def _is_trace(text: str) -> bool:
 def _split(given: dict[str, AttributeValue]) -> tuple[dict[str, str], dict[str, Attribute]]:
     """Checked attributes: those of the type String, and all others. Raises SqsError."""
     if len(given) > MAX_ATTRIBUTES:
-        raise invalid_parameter(f"Number of message attributes [{len(given)}] exceeds the allowed maximum [10].")
+        raise invalid_parameter(
+            f"Number of message attributes [{len(given)}] exceeds the allowed maximum [{MAX_ATTRIBUTES}]."
+        )
     headers: dict[str, str] = {}
     attributes: dict[str, Attribute] = {}
     for name, value in given.items():
@@ -210,17 +211,6 @@ def body_of(message: model.Message) -> str:
 def message_id(uuid: bytes) -> str:
     text = uuid.hex()
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
-
-
-def message_id_in(uuid_prefix: bytes, sequence: int) -> str:
-    """The `message_id` of a message by what its queue and its number make of its uuid."""
-    tail = f"{sequence:014x}"
-    return f"{_head(uuid_prefix)}{tail[:2]}-{tail[2:]}"
-
-
-@lru_cache(maxsize=model.MAX_QUEUES)
-def _head(uuid_prefix: bytes) -> str:
-    return message_id(uuid_prefix + bytes(7))[:21]
 
 
 def sequence_number(sequence: int) -> str:

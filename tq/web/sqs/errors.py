@@ -21,6 +21,10 @@ class SqsError(Exception):
         self.message = message
         self.is_sender = is_sender
 
+    @property
+    def blame(self) -> str:
+        return "Sender" if self.is_sender else "Receiver"
+
 
 _PREFIX = "AWS.SimpleQueueService."
 MODELED = "com.amazonaws.sqs#"
@@ -67,7 +71,7 @@ WRONG_VALUES = frozenset(
         "UnsupportedOperation",
     )
 )
-"""What an operation may find wrong before it has looked for its queue."""
+"""What an operation may find wrong without having looked for its queue."""
 
 
 def modeled(kind: str, message: str) -> SqsError:
@@ -149,6 +153,6 @@ def without_place(error: TqError) -> str:
     return f"{text}." if place else text
 
 
-def failure(entry_id: str, error: SqsError) -> dict[str, object]:
+def failure(entry_id: str | None, error: SqsError) -> dict[str, object]:
     """A BatchResultErrorEntry."""
     return {"Id": entry_id, "SenderFault": error.is_sender, "Code": error.code, "Message": error.message}

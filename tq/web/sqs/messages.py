@@ -37,8 +37,8 @@ from tq.web.sqs.errors import (
 
 MAX_ENTRIES = 10
 MAX_WAIT_S = 20
-MAX_VISIBILITY_S = 43_200
 
+_MEMBERS = {"message_body": "MessageBody", "receipt_handle": "ReceiptHandle"}
 _ENTRY_ID = re.compile(r"[A-Za-z0-9_-]{1,80}")
 
 
@@ -57,18 +57,12 @@ def send_message(call: Call, wanted: shapes.SendMessage) -> Operation:
         sent: model.Sent = yield model.Send(queue, (draft,), with_uuids=True)
     except TqError as refusal:
         raise _refusal(wanted, refusal) from refusal
-    sequence = sent.ids[0]
-    answer: Output = {
-        "MessageId": contents.message_id_in(sent.uuid_prefix, sequence),
-        "MD5OfMessageBody": contents.md5(draft.content),
-    }
-    _tell_more(answer, wanted, draft, sequence)
-    return answer
+    return _sent({}, wanted, draft, sent.uuid_prefix, sent.ids[0])
 
 
 def send_message_batch(call: Call, wanted: shapes.SendMessageBatch) -> Operation:
     queue = call.queue(wanted.queue_url)
-    entries = _entries(wanted.entries, "SendMessageBatchRequestEntry", "MessageBody")
+    entries = _entries(wanted.entries, "SendMessageBatchRequestEntry", "message_body")
     in_fifo = is_fifo(queue)
     if in_fifo:
         yield from _check_fifo_batch(queue, entries)
@@ -81,7 +75,7 @@ def send_message_batch(call: Call, wanted: shapes.SendMessageBatch) -> Operation
         try:
             draft = contents.to_draft(entry, in_fifo, trace)
         except SqsError as error:
-            failed.append(failure(entry.id or "", error))
+            failed.append(failure(entry.id, error))
         else:
             drafts.append(draft)
             sending.append(entry)
@@ -90,17 +84,12 @@ def send_message_batch(call: Call, wanted: shapes.SendMessageBatch) -> Operation
         message = f"Batch requests cannot be longer than {MAX_MESSAGE_BYTES} bytes. You have sent {size} bytes."
         raise modeled("BatchRequestTooLong", message)
     sent: model.Sent = yield model.Send(queue, tuple(drafts), is_each=True, with_uuids=True)
-    failed += [failure(sending[index].id or "", _refusal(sending[index], error)) for index, error in sent.refused]
-    successful: list[Output] = []
-    for entry, draft, sequence in zip(sending, drafts, sent.ids, strict=True):
-        if sequence:
-            answer: Output = {
-                "Id": entry.id,
-                "MessageId": contents.message_id_in(sent.uuid_prefix, sequence),
-                "MD5OfMessageBody": contents.md5(draft.content),
-            }
-            _tell_more(answer, entry, draft, sequence)
-            successful.append(answer)
+    failed += [failure(sending[index].id, _refusal(sending[index], error)) for index, error in sent.refused]
+    successful = [
+        _sent({"Id": entry.id}, entry, draft, sent.uuid_prefix, sequence)
+        for entry, draft, sequence in zip(sending, drafts, sent.ids, strict=True)
+        if sequence
+    ]
     return {"Successful": successful, "Failed": failed}
 
 
@@ -121,8 +110,10 @@ def _refusal(message: shapes.Message, refusal: TqError) -> SqsError:
     return from_tq(refusal)
 
 
-def _tell_more(answer: Output, message: shapes.Message, draft: model.Draft, sequence: int) -> None:
-    """Add to an answer what few messages have."""
+def _sent(answer: Output, message: shapes.Message, draft: model.Draft, uuid_prefix: bytes, sequence: int) -> Output:
+    """The answer, with what is told of a message that was sent."""
+    answer["MessageId"] = contents.message_id(uuid_prefix + sequence.to_bytes(7))
+    answer["MD5OfMessageBody"] = contents.md5(draft.content)
     if message.message_attributes:
         answer["MD5OfMessageAttributes"] = contents.md5_of(draft.headers, draft.attributes)
     if message.message_system_attributes:
@@ -130,6 +121,7 @@ def _tell_more(answer: Output, message: shapes.Message, draft: model.Draft, sequ
         answer["MD5OfMessageSystemAttributes"] = contents.md5_of({TRACE_HEADER: trace}, None)
     if draft.group is not None:
         answer["SequenceNumber"] = contents.sequence_number(sequence)
+    return answer
 
 
 # --- receiving -------------------------------------------------------------
@@ -138,10 +130,10 @@ def _tell_more(answer: Output, message: shapes.Message, draft: model.Draft, sequ
 def receive_message(call: Call, wanted: shapes.ReceiveMessage) -> Operation:
     queue = call.queue(wanted.queue_url)
     limit = _checked(wanted.max_number_of_messages, "MaxNumberOfMessages", 1, 10)
-    visibility_s = _checked(wanted.visibility_timeout, "VisibilityTimeout", 0, MAX_VISIBILITY_S)
+    visibility_s = _checked(wanted.visibility_timeout, "VisibilityTimeout", 0, model.MAX_VISIBILITY_S)
     wait_s = wanted.wait_time_seconds
     if wait_s is not None and not 0 <= wait_s <= MAX_WAIT_S:
-        raise invalid_value(wait_s, "WaitTimeSeconds", "Must be >= 0 and <= 20, if provided.")
+        raise invalid_value(wait_s, "WaitTimeSeconds", f"Must be >= 0 and <= {MAX_WAIT_S}, if provided.")
     attempt_id = wanted.receive_request_attempt_id
     if attempt_id is not None:
         contents.check_id(attempt_id, "ReceiveRequestAttemptId")
@@ -182,8 +174,9 @@ def _wanted_attributes(wanted: shapes.ReceiveMessage) -> Wanted:
 
 def _shown(call: Call, message: model.Message, wanted: Wanted) -> Output:
     body = contents.body_of(message)
+    assert message.uuid
     shown: Output = {
-        "MessageId": contents.message_id(message.uuid or bytes(16)),
+        "MessageId": contents.message_id(message.uuid),
         "ReceiptHandle": message.receipt,
         "MD5OfBody": contents.md5(body.encode()),
         "Body": body,
@@ -237,7 +230,7 @@ def delete_message(call: Call, wanted: shapes.DeleteMessage) -> Operation:
 
 def delete_message_batch(call: Call, wanted: shapes.DeleteMessageBatch) -> Operation:
     queue = call.queue(wanted.queue_url)
-    entries = _entries(wanted.entries, "DeleteMessageBatchRequestEntry", "ReceiptHandle")
+    entries = _entries(wanted.entries, "DeleteMessageBatchRequestEntry", "receipt_handle")
 
     def ack(entry: shapes.DeleteMessageBatchEntry) -> model.Action:
         return model.Ack(_handle(entry.receipt_handle))
@@ -257,7 +250,7 @@ def change_message_visibility(call: Call, wanted: shapes.ChangeMessageVisibility
 
 def change_message_visibility_batch(call: Call, wanted: shapes.ChangeMessageVisibilityBatch) -> Operation:
     queue = call.queue(wanted.queue_url)
-    entries = _entries(wanted.entries, "ChangeMessageVisibilityBatchRequestEntry", "ReceiptHandle")
+    entries = _entries(wanted.entries, "ChangeMessageVisibilityBatchRequestEntry", "receipt_handle")
 
     def change(entry: shapes.ChangeMessageVisibilityBatchEntry) -> model.Action:
         return _visibility(entry.receipt_handle, entry.visibility_timeout)
@@ -302,7 +295,7 @@ def _visibility(handle: str | None, timeout_s: int | None) -> model.Extend | mod
     receipt = _handle(handle)
     if timeout_s is None:
         raise missing("VisibilityTimeout")
-    _checked(timeout_s, "VisibilityTimeout", 0, MAX_VISIBILITY_S)
+    _checked(timeout_s, "VisibilityTimeout", 0, model.MAX_VISIBILITY_S)
     return model.Extend(receipt, timeout_s * 1000) if timeout_s else model.Release(receipt)
 
 
@@ -317,7 +310,7 @@ def _not_deleted(queue: str, action: model.Ack, result: Any) -> SqsError | None:
 def _not_changed(queue: str, action: model.Extend | model.Release, result: Any) -> SqsError | None:
     handle = action.receipt
     if isinstance(result, LeaseTooLong) and isinstance(action, model.Extend):
-        reason = f"Total VisibilityTimeout for the message is beyond the limit [{MAX_VISIBILITY_S} seconds]"
+        reason = f"Total VisibilityTimeout for the message is beyond the limit [{model.MAX_VISIBILITY_S} seconds]"
         return invalid_value(action.visibility_ms // 1000, "VisibilityTimeout", reason)
     if isinstance(result, NotAReceipt):
         return invalid_receipt(handle)
@@ -342,8 +335,8 @@ def _entries(entries: list[Any] | None, kind: str, required: str) -> list[Any]:
     for number, entry in enumerate(entries, 1):
         if entry.id is None:
             raise missing(f"{kind}.{number}.Id")
-        if (entry.message_body if required == "MessageBody" else entry.receipt_handle) is None:
-            raise missing(f"{kind}.{number}.{required}")
+        if getattr(entry, required) is None:
+            raise missing(f"{kind}.{number}.{_MEMBERS[required]}")
         if not _ENTRY_ID.fullmatch(entry.id):
             raise modeled(
                 "InvalidBatchEntryId",

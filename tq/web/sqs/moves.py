@@ -76,37 +76,6 @@ def list_message_move_tasks(call: Call, wanted: shapes.ListMessageMoveTasks) -> 
     return {"Results": [_shown(call, task) for task in tasks[:limit]]}
 
 
-def list_dead_letter_source_queues(call: Call, wanted: shapes.ListDeadLetterSourceQueues) -> Operation:
-    queue = call.queue(wanted.queue_url)
-    after, most = paging(wanted.next_token, wanted.max_results)
-    names: tuple[str, ...] = yield model.ListSources(queue, after, most + 1)
-    answer: Output = {"queueUrls": [call.url(name) for name in names[:most]]}
-    has_next = wanted.max_results is not None and len(names) > most
-    return answer | ({"NextToken": to_token(names[most - 1])} if has_next else {})
-
-
-def paging(token: str | None, limit: int | None) -> tuple[str, int]:
-    """The name that a page begins behind, and how many it may have. Raises SqsError."""
-    if token and limit is None:
-        raise missing("MaxResults")
-    most = 1_000 if limit is None else limit
-    if not 1 <= most <= 1_000:
-        raise invalid_value(limit, "MaxResults", "Must be between 1 and 1000, if provided.")
-    return _from_token(token) if token else "", most
-
-
-def to_token(name: str) -> str:
-    """What to ask for the page behind a name with."""
-    return b64encode(name.encode()).decode()
-
-
-def _from_token(token: str) -> str:
-    try:
-        return b64decode(token, validate=True).decode()
-    except (binascii.Error, UnicodeDecodeError, ValueError) as error:
-        raise invalid_parameter("Invalid or expired next token.") from error
-
-
 def _invalid_handle() -> SqsError:
     return invalid_parameter("Value for parameter TaskHandle is invalid.")
 

@@ -215,7 +215,7 @@ def _text(value: Any) -> str:
 
 
 def xml_error(error: SqsError, request_id: str) -> bytes:
-    kind = "Sender" if error.is_sender else "Receiver"
+    kind = error.blame
     return (
         f'<?xml version="1.0"?><ErrorResponse xmlns="{NAMESPACE}"><Error><Type>{kind}</Type>'
         f"<Code>{error.code}</Code><Message>{_escape(error.message)}</Message><Detail/></Error>"
@@ -253,6 +253,6 @@ _NOTHING_FOUND = {"ReceiveMessage": {"messages": None}, "ListQueues": {"queueUrl
 
 
 def json_error(error: SqsError, request_id: str) -> bytes:
-    kind = "Sender" if error.is_sender else "Receiver"
+    kind = error.blame
     told = {"Type": kind, "Code": error.code, "Message": error.message, "Detail": None}
     return msgspec.json.encode({"Error": told, "RequestId": request_id})

@@ -9,15 +9,17 @@ from collections.abc import Generator
 from typing import Any
 
 from tq import model
-from tq.errors import InvalidQueueName, InvalidRequest, QueueExists, QueueNotFound
+from tq.errors import InvalidQueueName, InvalidRequest, QueueExists, QueueNotFound, TqError
 from tq.web.sqs import shapes
 from tq.web.sqs.attributes import (
     ALL,
     LAST_MODIFIED,
+    MAX_TEXT_LENGTH,
     SOMETIMES,
     TAG,
     Parsed,
     allows,
+    bad_tag_key,
     check_tag_keys,
     check_together,
     differing,
@@ -28,13 +30,12 @@ from tq.web.sqs.attributes import (
     tags_of,
     unknown,
 )
-from tq.web.sqs.call import Call, Operation, Output
+from tq.web.sqs.call import Call, Operation, Output, paging, to_token
 from tq.web.sqs.errors import invalid_parameter, invalid_value, missing, modeled, without_place
-from tq.web.sqs.moves import paging, to_token
 
 MAX_ACTIONS = 7
 
-_STANDARD_NAME = re.compile("[A-Za-z0-9_-]{1,80}")
+_NAME = re.compile("[A-Za-z0-9_-]{1,80}")
 _FIFO_NAME = re.compile(r"[A-Za-z0-9_-]{1,75}\.fifo")
 _ACCOUNT = re.compile("[0-9]{12}")
 
@@ -97,12 +98,13 @@ def create_queue(call: Call, wanted: shapes.CreateQueue) -> Operation:
         check_together(given, {})
         yield from _check_target(name, given, parsed)
         try:
-            yield model.CreateQueue(name, new_settings(parsed), notes)
+            created: model.Created = yield model.CreateQueue(name, new_settings(parsed), notes)
         except QueueExists:
             continue  # somebody was faster
         except InvalidRequest as error:
             raise invalid_value(given.get("RedrivePolicy"), "RedrivePolicy", without_place(error)) from error
-        return {"QueueUrl": call.url(name)}
+        if created.is_new:
+            return {"QueueUrl": call.url(name)}
 
 
 def _check_target(name: str, given: dict[str, str], parsed: Parsed) -> Generator[model.Query, Any, None]:
@@ -126,7 +128,7 @@ def _check_name(name: str, is_fifo: bool) -> None:
             "The name of a FIFO queue can only include alphanumeric characters, hyphens, or underscores, must end with "
             ".fifo suffix and be 1 to 80 in length."
         )
-    if not is_fifo and not _STANDARD_NAME.fullmatch(name):
+    if not is_fifo and not _NAME.fullmatch(name):
         raise invalid_parameter("Can only include alphanumeric characters, hyphens, or underscores. 1 to 80 in length")
 
 
@@ -157,14 +159,27 @@ def purge_queue(call: Call, wanted: shapes.PurgeQueue) -> Operation:
     if call.purged.has(queue):
         message = f"Only one PurgeQueue operation on {queue} is allowed every 60 seconds."
         raise modeled("PurgeQueueInProgress", message)
-    yield model.PurgeQueue(queue)
-    call.purged.add(queue)
+    call.purged.add(queue)  # ahead of it, so that of two at once one is refused
+    try:
+        yield model.PurgeQueue(queue)
+    except TqError:
+        call.purged.forget(queue)
+        raise
     return {}
 
 
-def look_for(call: Call, wanted: shapes.OfQueue) -> Operation:
-    """Raises SqsError, QueueNotFound when it is not there."""
-    yield model.GetQueue(call.queue(wanted.queue_url))
+def list_dead_letter_source_queues(call: Call, wanted: shapes.ListDeadLetterSourceQueues) -> Operation:
+    queue = call.queue(wanted.queue_url)
+    after, most = paging(wanted.next_token, wanted.max_results)
+    names: tuple[str, ...] = yield model.ListSources(queue, after, most + 1)
+    answer: Output = {"queueUrls": [call.url(name) for name in names[:most]]}
+    has_next = wanted.max_results is not None and len(names) > most
+    return answer | ({"NextToken": to_token(names[most - 1])} if has_next else {})
+
+
+def look_for(call: Call, queue_url: str | None) -> Operation:
+    """Whether a queue is there. Raises QueueNotFound."""
+    yield model.GetQueue(call.queue(queue_url))
     return {}
 
 
@@ -216,8 +231,8 @@ def tag_queue(call: Call, wanted: shapes.TagQueue) -> Operation:
     if not wanted.tags:
         raise missing("Tags")
     info: model.QueueInfo = yield model.GetQueue(queue)
-    tag_notes(queue, tags_of(info) | wanted.tags)
-    yield model.PatchQueue(queue, notes={**tag_notes(queue, wanted.tags)})
+    notes: dict[str, str | None] = {**tag_notes(queue, tags_of(info) | wanted.tags)}
+    yield model.PatchQueue(queue, notes=notes)
     return {}
 
 
@@ -225,7 +240,9 @@ def untag_queue(call: Call, wanted: shapes.UntagQueue) -> Operation:
     queue = call.queue(wanted.queue_url)
     if wanted.tag_keys is None:
         raise missing("TagKeys")
-    check_tag_keys(wanted.tag_keys or [""])
+    if not wanted.tag_keys:
+        raise bad_tag_key()
+    check_tag_keys(wanted.tag_keys)
     yield model.PatchQueue(queue, notes={TAG + key: None for key in wanted.tag_keys})
     return {}
 
@@ -249,7 +266,7 @@ def add_permission(call: Call, wanted: shapes.AddPermission) -> Operation:
         raise missing("AWSAccountIds")
     if not wanted.actions:
         raise missing("Actions")
-    if not _STANDARD_NAME.fullmatch(label):
+    if not _NAME.fullmatch(label):
         raise invalid_value(label, "Label", "Can only include alphanumeric characters, hyphens, or underscores.")
     if len(wanted.actions) > MAX_ACTIONS:
         message = f"{len(wanted.actions)} Actions were found, maximum allowed is {MAX_ACTIONS}."
@@ -312,6 +329,8 @@ def _change_policy(call: Call, queue: str, change: Any) -> Generator[Any, Any, N
             policy["Statement"] = [policy["Statement"]]
         change(policy)
         after = json.dumps(policy, separators=(",", ":")) if policy["Statement"] else None
+        if after and len(after) > MAX_TEXT_LENGTH:
+            raise modeled("OverLimit", f"The policy of a queue has at most {MAX_TEXT_LENGTH} characters.")
         notes = {"Policy": after} | _modified()
         if (yield model.PatchQueue(queue, notes=notes, expected={"Policy": before})) is not None:
             return
