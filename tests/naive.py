@@ -30,6 +30,7 @@ class OracleMessage:
     receives: int = 0
     attempt: int = 0
     first_ms: int = 0
+    before: int = 0  # of its receives: where it is a dead letter of
     last_ms: int = 0  # when it was leased last, by the clock that timers run on
     uuid: bytes | None = None
     origin: model.DeadLetterOrigin | None = None

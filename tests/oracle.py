@@ -35,6 +35,7 @@ class Oracle(Traffic):
 
     def begin_group(self) -> None:
         self._arrivals = CounterDict()
+        self._ended_bytes = 0
         self._were_full = {name for name, queue in self.queues.items() if self._has_no_room(queue)}
 
     def ask(self, request: model.Command | model.Query, now_ms: int) -> Any:
@@ -297,6 +298,8 @@ class Oracle(Traffic):
         over = sorted(due for due in self._due if due[0] <= self._now_ms)[: command.limit]
         aged = 0
         for due in over:
+            if self._ended_bytes >= self._max_page_bytes:
+                break
             dedup_key = self._due.pop(due, "")
             if due[1] == RETENTION:
                 aged += sum(self._end_ages(q, command.limit - aged) for q in self._at(due[2]))
@@ -322,6 +325,9 @@ class Oracle(Traffic):
     def _end_ages(self, queue: OracleQueue, limit: int) -> int:
         """One by one the oldest of those that are first in their state and priority."""
         for aged in range(limit):
+            if self._ended_bytes >= self._max_page_bytes:
+                self._watch(queue, self._now_ms)
+                return aged
             firsts: dict[tuple[str, int], OracleMessage] = {}
             for state in model.STATES:
                 for message in queue.of(state):

@@ -18,6 +18,7 @@ class Places:
         self.queues: dict[str, OracleQueue] = {}
         self._due: dict[tuple[int, int, int, Any], Any] = {}
         self._arrivals: CounterDict[str] = CounterDict()
+        self._ended_bytes = 0  # of a group
         self._were_full: set[str] = set()  # of a group: where as many were in flight as may be
         self._latest_ms = self._offset_ms = self._now_ms = 0
 
@@ -68,6 +69,7 @@ class Places:
 
     def _end(self, queue: OracleQueue, message: OracleMessage, how: str) -> None:
         queue.counters[how] += 1
+        self._ended_bytes += len(message.draft.content)
         self._out(queue, message)
         queue.messages = [m for m in queue.messages if m is not message]
         self._due.pop((message.expires_ms, TTL, queue.place, message.key), None)
@@ -133,6 +135,7 @@ class Places:
             moved.uuid = uuid
             if letter and letter.on_receive:
                 moved.receives, moved.first_ms = message.receives, message.first_ms
+                moved.before = message.receives
                 if reason != "expired" and not target.settings.fifo:
                     moved.born_ms = message.born_ms
         moved.expires_ms = moved.born_ms + ttl_ms if ttl_ms else 0
@@ -144,7 +147,9 @@ class Places:
         """Its lease ended without an ack."""
         self._out(queue, message)
         letter = queue.settings.dead_letter
-        is_last = letter is not None and not letter.on_receive and message.receives >= letter.max_receives
+        is_last = (
+            letter is not None and not letter.on_receive and message.receives - message.before >= letter.max_receives
+        )
         if letter and is_last and self._move(queue, message, letter.queue, "max_receives"):
             return
         if self._is_over(queue, message):

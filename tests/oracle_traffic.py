@@ -57,10 +57,14 @@ class Traffic(Places):
             first_received_at_ms=m.first_ms or None,
             uuid=m.uuid,
             ahead_ms=m.born_ms - m.sent_at_ms,
+            receives_before=m.before,
         )
 
     def _is_full(self, page: list[OracleMessage]) -> bool:
         return sum(size_of(m.draft) for m in page) >= self._max_page_bytes
+
+    def _is_too_much(self, over: list[OracleMessage]) -> bool:
+        return sum(len(m.draft.content) for m in over) >= self._max_page_bytes
 
     # --- sending
 
@@ -245,11 +249,13 @@ class Traffic(Places):
         page: list[OracleMessage] = []
         over: list[OracleMessage] = []
         young_ms: list[int] = []
+        is_cut_short = False
         for message in self._front(queue, young_ms):
-            is_last = letter is not None and has_most and message.receives >= letter.max_receives
+            is_last = letter is not None and has_most and message.receives - message.before >= letter.max_receives
             (over if is_last or self._is_over(queue, message) else page).append(message)
             self._out(queue, message, "taken")
-            if len(page) == limit or self._is_full(page) or len(over) == self._max_skipped:
+            is_cut_short = len(over) == self._max_skipped or self._is_too_much(over)
+            if len(page) == limit or self._is_full(page) or is_cut_short:
                 break
         shown = [self._taken(queue, message, command) for message in page]
         for message in [m for m in page if m.state == "taken"]:
@@ -259,7 +265,7 @@ class Traffic(Places):
                 self._expire(queue, message)
             elif letter:
                 self._move(queue, message, letter.queue, "max_receives")
-        is_cut_short = len(over) == self._max_skipped or (queue.settings.fifo and bool(over))
+        is_cut_short = is_cut_short or (queue.settings.fifo and bool(over))
         return model.Received(tuple(shown), queue.name, (), is_cut_short, ready_at_ms=min(young_ms, default=None))
 
     def _taken(self, queue: OracleQueue, message: OracleMessage, command: model.Receive) -> model.Message:
@@ -307,6 +313,7 @@ class Traffic(Places):
         message.expires_ms = shown.expires_at_ms + self._offset_ms if shown.expires_at_ms else 0
         message.receives, message.attempt = shown.receive_count - 1, shown.attempt
         message.first_ms = shown.first_received_at_ms or 0
+        message.before = shown.receives_before
         message.uuid = None if shown.uuid == uuid_of(queue, shown.id) else shown.uuid
         message.origin = shown.dead_letter
         queue.counters["received"] -= 1

@@ -34,7 +34,6 @@ ERRORS: dict[str, tuple[str, int, str]] = {
     "EmptyBatchRequest": (_LEGACY + "EmptyBatchRequest", 400, _SQS),
     "InvalidBatchEntryId": (_LEGACY + "InvalidBatchEntryId", 400, _SQS),
     "BatchEntryIdsNotDistinct": (_LEGACY + "BatchEntryIdsNotDistinct", 400, _SQS),
-    "MessageNotInflight": (_LEGACY + "MessageNotInflight", 400, _SQS),
     "UnsupportedOperation": (_LEGACY + "UnsupportedOperation", 400, _SQS),
     "InvalidAttributeName": ("InvalidAttributeName", 400, _SQS),
     "InvalidAttributeValue": ("InvalidAttributeValue", 400, _SQS),

@@ -35,6 +35,7 @@ FOUND = {
     "a URL of another account": "$host/999999999999/$name",
     "a URL of an old host": f"https://queue.amazonaws.com/{ACCOUNT}/$name",
     "a path": f"/{ACCOUNT}/$name",
+    "a URL that ends with a slash": "$url/",
 }
 NOT_FOUND = {
     "another name": f"$host/{ACCOUNT}/$n-absent$x",
@@ -45,8 +46,8 @@ NOT_FOUND = {
     "bytes that are escaped": "%00%2f..",
 }
 NO_ADDRESS = {
-    "a URL that ends with a slash": "$url/",
     "a slash": "/",
+    "a host": "http://localhost",
     "a host alone": "http://localhost/",
 }
 # Inputs that are wrong beside the queue that is not there; that is what is told.

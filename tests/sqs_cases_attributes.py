@@ -102,7 +102,16 @@ SHOWN = [
     row("no names", "GetQueueAttributes", {}, {}),
     row("empty names", "GetQueueAttributes", {"AttributeNames": []}, {}),
     row("what it does not have", "GetQueueAttributes", {"AttributeNames": NOT_THERE}, {}),
-    row("of a FIFO queue", "GetQueueAttributes", {"AttributeNames": FIFO_NAMES}, {}, kinds="s"),
+    *(
+        row(
+            f"{name} of a standard queue",
+            "GetQueueAttributes",
+            {"AttributeNames": [name]},
+            unknown_attribute(name),
+            kinds="s",
+        )
+        for name in FIFO_NAMES
+    ),
     row("unknown", "GetQueueAttributes", {"AttributeNames": ["QueueArn", "Size"]}, unknown_attribute("Size")),
     row("in other case", "GetQueueAttributes", {"AttributeNames": ["queuearn"]}, unknown_attribute("queuearn")),
     row("no queue", "GetQueueAttributes", {}, NO_QUEUE, attributes=None),
@@ -330,7 +339,13 @@ ALLOWED = [
             "{",
         )
         for case in both(
-            f"sources {policy[:40]}", {"RedriveAllowPolicy": policy}, invalid_attribute("RedriveAllowPolicy")
+            f"sources {policy[:40]}",
+            {"RedriveAllowPolicy": policy},
+            invalid_value(
+                policy,
+                "RedriveAllowPolicy",
+                "Amazon SQS can't create the redrive allow policy, as it's in an unsupported format.",
+            ),
         )
     ),
     may_redrive("a target for all", allow("allowAll"), {}),

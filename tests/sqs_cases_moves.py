@@ -39,6 +39,9 @@ NO_ARNS = (
     "arn:aws:sns:us-east-1:000000000000:$n-dead$x",
     "http://x/000000000000/$n-dead$x",
 )
+NO_ARN = invalid(
+    "You must use this format to specify the SourceArn: arn:<partition>:<service>:<region>:<account-id>:<resource-id>"
+)
 OTHER_QUEUE = Step("CreateQueue", {"QueueName": "$n-other$x"}, keeps={"other": "QueueUrl"})
 ONE_DEAD = (*DEAD_LETTERS, send(), receive(VisibilityTimeout=0), nothing_left())
 FIVE_DEAD = (*DEAD_LETTERS, *(send(str(number), QueueUrl="$dead", MessageGroupId=str(number)) for number in range(5)))
@@ -133,7 +136,7 @@ STARTED = [
     ),
     row("no source", START, {}, missing("SourceArn"), attributes=None),
     row("a source that is not there", START, {"SourceArn": ABSENT_ARN}, no_resource("SourceArn")),
-    *(row(f"the source {arn[:20]!r}", START, {"SourceArn": arn}, no_resource("SourceArn")) for arn in NO_ARNS[1:]),
+    *(row(f"the source {arn[:20]!r}", START, {"SourceArn": arn}, NO_ARN) for arn in NO_ARNS[1:]),
     row("a source that is not for dead letters", START, {"SourceArn": "$arn"}, NOT_DEAD),
     row(
         "a target that is not there",
@@ -232,7 +235,7 @@ LISTED = [
     row("none", LIST, SOURCE, {}, before=(DEAD_QUEUE,)),
     row("no source", LIST, {}, missing("SourceArn"), attributes=None),
     row("a source that is not there", LIST, {"SourceArn": ABSENT_ARN}, no_resource("SourceArn")),
-    *(row(f"the source {arn[:20]!r}", LIST, {"SourceArn": arn}, no_resource("SourceArn")) for arn in NO_ARNS[1:]),
+    *(row(f"the source {arn[:20]!r}", LIST, {"SourceArn": arn}, NO_ARN) for arn in NO_ARNS[1:]),
     row("the least", LIST, {**SOURCE, "MaxResults": 1}, {}, before=(DEAD_QUEUE,)),
     row("the most", LIST, {**SOURCE, "MaxResults": 10}, {}, before=(DEAD_QUEUE,)),
     *(

@@ -28,7 +28,7 @@ from tests.sqs_cases import (
 BAD_NAME = invalid("Can only include alphanumeric characters, hyphens, or underscores. 1 to 80 in length")
 BAD_FIFO_NAME = invalid(
     "The name of a FIFO queue can only include alphanumeric characters, hyphens, or underscores, must end with .fifo "
-    "suffix and be 1 to 80 in length."
+    "suffix and be 1 to 80 in length"
 )
 NO_FIFO = {"Attributes": {"FifoQueue": ABSENT}}
 FIFO = {"Attributes": {"FifoQueue": "true"}}

@@ -60,6 +60,7 @@ messages = st.builds(
     st.none() | st.dictionaries(texts, attributes, min_size=1, max_size=3),
     st.none() | text_maps,
     st.none() | st.binary(min_size=16, max_size=16),
+    numbers,
 )
 queue_settings = st.builds(
     QueueSettings,

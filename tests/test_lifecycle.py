@@ -345,7 +345,7 @@ def test_names_that_are_not_names(engine: Store, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["a", "0", "A.b_c-9", "a" * 80, "-", "_a", "-.fifo"])
 def test_names_that_are_names(engine: Store, name: str) -> None:
-    assert run(engine, CreateQueue(name)).is_new
+    assert run(engine, CreateQueue(name, model.QueueSettings(fifo=name.endswith(".fifo")))).is_new
 
 
 @pytest.mark.parametrize("size", [0, codec.MAX_INLINE_BYTES, CHUNK_BYTES, CHUNK_BYTES + 1, 100_000])

@@ -168,7 +168,7 @@ def test_nothing_is_rejected_into_a_damaged_queue(bench: Bench) -> None:
 
 def test_a_dead_letter_keeps_its_uuid_from_queue_to_queue(bench: Bench) -> None:
     bench.create("e.fifo")
-    bench.create("d.fifo", dead_letter=model.DeadLetter("e.fifo", 2, on_receive=True))
+    bench.create("d.fifo", dead_letter=model.DeadLetter("e.fifo", 1, on_receive=True))
     bench.create(dead_letter=model.DeadLetter("d.fifo", 1, on_receive=True))
     bench.send("g1")
     uuids = set()

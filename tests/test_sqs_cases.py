@@ -160,6 +160,7 @@ def test_no_two_cases_have_one_name() -> None:
 # What the service model has and no case touches, with the reason.
 NEVER = {
     **{name: "tq does not encrypt" for name in ERROR_KINDS if name.startswith("Kms")},
+    "MessageNotInflight": "the service answers 200 where a message is visible again",
     "InvalidIdFormat": "deprecated; it is part of ReceiptHandleIsInvalid",
     "InvalidSecurity": "plain HTTP will do",
     "RequestThrottled": "there is no limit of requests in a second; what is too much is a 503",

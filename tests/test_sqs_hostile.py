@@ -466,6 +466,15 @@ def test_a_policy_that_no_permission_can_be_added_to(wire: Wire, name: str, stat
     assert (refused.code, refused.message) == ("InvalidAttributeValue", "Invalid value for the parameter Policy.")
 
 
+@pytest.mark.parametrize("size", [4 << 20, (4 << 20) + 1])
+def test_a_request_has_an_end(local: LocalServer, name: str, size: int) -> None:
+    wire = Json(local.port)
+    start = f'{{"QueueUrl":"{name}","TagKeys":["a"]'.encode()
+    told = wire.ask_raw("UntagQueue", start + b" " * (size - len(start) - 1) + b"}")
+    wire.close()
+    assert (told.status, told.code) == ((200, "") if size <= 4 << 20 else (413, "RequestEntityTooLarge"))
+
+
 def test_a_policy_that_grows_has_an_end(wire: Wire, name: str) -> None:
     accounts = [f"{number:012}" for number in range(100)]
     codes = []

@@ -307,3 +307,12 @@ def test_attributes_count_for_the_size_of_an_answer(queue: Make, protocol: type[
     assert shown["next"]
     assert len(native.ask("GET", "/messages?max=100").json["messages"]) == 5
     assert len(native.ask("GET", "/messages?max=100").json["messages"]) == 3
+
+
+def test_a_retention_over_sqs_replaces_a_ttl(queue: Make) -> None:
+    q = queue()
+    assert Native(q).ask("PATCH", "", {"ttl": 60, "retention": None}).status == 200
+    assert q.attributes()["MessageRetentionPeriod"] == "1209600"
+    q.set(MessageRetentionPeriod=120)
+    shown = Native(q).ask("GET", "").json
+    assert (shown["ttl"], shown["retention"]) == (None, 120)

@@ -98,8 +98,8 @@ def test_a_handle_of_an_earlier_receive_changes_the_timeout(local: LocalServer, 
     q.send("a")
     first = q.take()
     local.jump(31)
-    assert_refused(q.change(first, 10), "MessageNotInflight", "in flight")
-    q.take()
+    assert q.change(first, 10).status == 200
+    q.take()  # it was visible, and stayed so
     assert q.change(first, 0).status == 200
     assert q.bodies() == ["a"]
 
@@ -293,6 +293,21 @@ def test_what_is_deleted_in_time_is_no_dead_letter(local: LocalServer, queue: Ma
     assert q.delete(message).status == 200
     assert q.receive() == []
     assert dead.receive() == []
+
+
+@pytest.mark.parametrize("fifo", [False, True])
+@pytest.mark.parametrize("receives", [1, 3])
+def test_a_dead_letter_queue_with_one_of_its_own(queue: Make, fifo: bool, receives: int) -> None:
+    """Only what was received from a queue itself counts there, though all is shown."""
+    first, second, third = (queue(fifo=fifo, VisibilityTimeout=0) for _ in range(3))
+    second.dead_letters_to(third, receives)
+    first.dead_letters_to(second, 2)
+    first.send("a")
+    assert [first.bodies() for _ in range(3)] == [["a"], ["a"], []]
+    counts = [attribute(second.take(), "ApproximateReceiveCount") for _ in range(receives)]
+    assert counts == [str(2 + number) for number in range(1, receives + 1)]
+    assert second.bodies() == []
+    assert third.bodies() == ["a"]
 
 
 def test_without_its_target_a_message_stays(local: LocalServer, queue: Make) -> None:
@@ -523,3 +538,17 @@ def test_when_the_attributes_were_changed(local: LocalServer, queue: Make, monke
     changed = q.attributes()
     assert changed["CreatedTimestamp"] == made["CreatedTimestamp"]
     assert int(changed["LastModifiedTimestamp"]) >= int(made["LastModifiedTimestamp"]) + 1000
+
+
+# --- what does not change -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("born", "later"), [("queue", "messageGroup"), ("messageGroup", "queue")])
+def test_the_scope_of_deduplication_is_that_of_the_creation(queue: Make, born: str, later: str) -> None:
+    """Another one is shown, as in the service, but changes nothing."""
+    q = queue(fifo=True, DeduplicationScope=born)
+    q.set(DeduplicationScope=later)
+    assert q.attributes()["DeduplicationScope"] == later
+    for group in ("g", "h"):
+        q.ok("SendMessage", MessageBody=group, MessageGroupId=group, MessageDeduplicationId="d")
+    assert len(q.receive()) == (1 if born == "queue" else 2)

@@ -15,7 +15,7 @@
                         "headers" as a map, or [headers, attributes, notes]
         first_received_at_ms    when it was leased first; 0 before
         more            nil, or a map of what few messages have: "group", "headers", "dead_letter", "dedup_id",
-                        "attributes" (name to [type, value]), "notes", "uuid"
+                        "attributes" (name to [type, value]), "notes", "uuid", "receives_before"
         ahead_ms        its age counts from `sent_at_ms` + this by the timers' clock, which may be ahead of the wall's
         received_at_ms  when it was leased last, by the timers' clock; 0 before
     message record, version 2: the same without the last two; version 1: without `first_received_at_ms` too
@@ -91,6 +91,11 @@ class MessageRecord(msgspec.Struct, frozen=True):
     attributes: dict[str, Attribute] | None = None
     notes: dict[str, str] | None = None
     uuid: bytes | None = None
+    receives_before: int = 0  # of its receives: in the queue that it is a dead letter of
+
+    @property
+    def receives_here(self) -> int:
+        return self.receive_count - self.receives_before
 
     @property
     def born_ms(self) -> int:
@@ -159,6 +164,8 @@ def _more(record: MessageRecord) -> dict[str, Any]:
         more["notes"] = record.notes
     if record.uuid:
         more["uuid"] = record.uuid
+    if record.receives_before:
+        more["receives_before"] = record.receives_before
     return more
 
 
@@ -204,6 +211,7 @@ def unpack_message(value: bytes) -> MessageRecord:
             _attributes(more.get("attributes")),
             more.get("notes"),
             more.get("uuid"),
+            more.get("receives_before", 0),
         )
     except (TypeError, ValueError, AttributeError) as error:
         raise CorruptRecord(f"not a message record: {error}") from error

@@ -29,6 +29,7 @@ from tq.store import Store
 MAX_GROUP_COMMANDS = 1_000  # bounds the time until the first of a group is answered
 MAX_GROUP_BYTES = 4 * 1024 * 1024
 MAX_DUE = 50  # timers done in one group, 1 to 2 ms of work: a million that end at once must not hold up the requests
+RETRY_MS = 1_000  # until what is due is tried again when it failed, as on a full disk
 MAX_SLEEP_S = 1.0  # how soon it is noticed that the machine itself has slept
 INLINE_BYTES = 256 * 1024  # a group that costs less is committed on the loop: a few ms of work, but for large bodies …
 SLOW_S = 0.03  # … and a commit that takes longer was the last on the loop,
@@ -186,6 +187,8 @@ class Writer(Generic[E]):
         self._quick_commits = 0 if took_s > SLOW_S else self._quick_commits + 1
         ticked = results[-1]
         self._next_due_ms = ticked.next_due_ms if isinstance(ticked, Ticked) else None
+        if isinstance(results[0], Exception) and self._next_due_ms is not None:
+            self._next_due_ms = max(self._next_due_ms, self._now_ms() + RETRY_MS)
         try:
             self._deliver(entries, results[1:-1], ticked)
         finally:

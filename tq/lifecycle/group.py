@@ -95,7 +95,7 @@ class Queue:
 
 
 class Group:
-    """One transaction's view of the store."""
+    """One transaction's view of the store. `ended_bytes`: of the content of messages that left their queues so far."""
 
     def __init__(self, tx: Tx, now_ms: int) -> None:
         self.tx = tx
@@ -105,6 +105,7 @@ class Group:
         self._queues: dict[str, Queue] = {}
         self._removed: list[Queue] = []
         self._clock: Clock | None = None
+        self.ended_bytes = 0
 
     def clock(self) -> Clock:
         """The clock as it was last stored."""

@@ -55,6 +55,7 @@ def show(
         record.first_received_at_ms or None,
         record.uuid or (queue.uuid(sequence) if has_uuid else None),
         record.ahead_ms,
+        record.receives_before,
     )
 
 

@@ -75,7 +75,9 @@ def finish(group: Group, queue: Queue, key: bytes, record: MessageRecord, counte
     """End the life of a message that was displaced; `counter` says how it ended."""
     queue.count(counter)
     body = record.body
-    queue.record.bytes -= codec.content_bytes(record)
+    size = codec.content_bytes(record)
+    queue.record.bytes -= size
+    group.ended_bytes += size
     if not isinstance(body, bytes):
         for number in range(body.chunks):
             group.chunks.delete(keys.chunk_key(queue.id, key, number))
@@ -179,7 +181,7 @@ def come_back(group: Group, queue: Queue, key: bytes, record: MessageRecord, del
     its place.
     """
     letter = queue.record.settings.dead_letter
-    is_last = letter is not None and not letter.on_receive and record.receive_count >= letter.max_receives
+    is_last = letter is not None and not letter.on_receive and record.receives_here >= letter.max_receives
     if letter and is_last and move(group, queue, key, record, letter.queue, "max_receives"):
         return
     if is_expired(group, queue, record):
@@ -217,7 +219,8 @@ def move(group: Group, queue: Queue, key: bytes, record: MessageRecord, to: str,
 
     With a reason it goes to a dead-letter queue, without one it comes out of it. The limits of the target do not
     count: a message is never lost because there is no room for it where it must go. Out of a queue with `on_receive`
-    it keeps its count of receives and, but in a FIFO queue, its age, as in SQS; a FIFO queue takes its priority away.
+    it keeps its count of receives, though only those to come count there, and, but in a FIFO queue, its age, as in SQS;
+    a FIFO queue takes its priority away.
     What comes out of a dead-letter queue is sent anew.
     """
     target = group.find_sound(to)
@@ -240,6 +243,7 @@ def move(group: Group, queue: Queue, key: bytes, record: MessageRecord, to: str,
         sent_at_ms=sent_at_ms,
         ahead_ms=ahead_ms,
         receive_count=record.receive_count if keeps_count else 0,
+        receives_before=record.receive_count if keeps_count else 0,
         attempt=0,
         due_at_ms=0,
         expires_at_ms=sent_at_ms + ahead_ms + target.ttl_ms if target.ttl_ms else 0,

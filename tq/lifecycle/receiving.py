@@ -36,7 +36,9 @@ from tq.lifecycle.places import (
 )
 from tq.lifecycle.settling import leased
 
-MAX_SKIPPED = 100  # damaged or expired messages on the way of one receive, so that its time is bounded
+MAX_SKIPPED = (
+    100  # damaged or expired messages on the way of one receive, so that its time is bounded; large ones fewer
+)
 
 
 def receive(group: Group, command: model.Receive) -> model.Received:
@@ -79,15 +81,17 @@ def _take(group: Group, queue: Queue, command: model.Receive) -> model.Received:
     taken: list[tuple[bytes, MessageRecord]] = []
     over: list[tuple[bytes, MessageRecord]] = []
     damaged: list[tuple[bytes, bytes]] = []
-    size = 0
+    is_cut_short = False
+    size = over_bytes = 0
     # They are all out of `ready` before more is done with them, so that nothing steps into their places meanwhile.
     while item := front.pop_first():
         key, value = item
         try:
             record = codec.unpack_message(value)
             is_over = (record.expires_at_ms or queue.retention_ms) and is_expired(group, queue, record)
-            if is_over or (most_receives and record.receive_count >= most_receives):
+            if is_over or (most_receives and record.receives_here >= most_receives):
                 over.append((key, record))
+                over_bytes += codec.content_bytes(record)
             else:
                 whole = record if isinstance(record.body, bytes) else read(group, queue, key, record)
                 after = _taken(group, whole, due_at_ms)
@@ -97,7 +101,8 @@ def _take(group: Group, queue: Queue, command: model.Receive) -> model.Received:
         except CorruptRecord:
             damaged.append(item)
         is_full = len(taken) == limit or size >= model.MAX_PAGE_BYTES
-        if is_full or len(over) + len(damaged) == MAX_SKIPPED:
+        is_cut_short = len(over) + len(damaged) == MAX_SKIPPED or over_bytes >= model.MAX_PAGE_BYTES
+        if is_full or is_cut_short:
             break
     for key, record in taken:
         if due_at_ms is None:
@@ -113,8 +118,7 @@ def _take(group: Group, queue: Queue, command: model.Receive) -> model.Received:
         _end(group, queue, key, record)
     for key, value in damaged:
         quarantine(group, queue, "ready", key, value)
-    # In a FIFO queue the next of their groups are ready only now.
-    is_cut_short = len(over) + len(damaged) == MAX_SKIPPED or queue.is_fifo
+    is_cut_short |= queue.is_fifo  # the next of their groups are ready only now
     ids = tuple(keys.sequence_of(key) for key, _ in damaged)
     return model.Received(tuple(messages), queue.name, ids, is_cut_short, ready_at_ms=ready_at_ms)
 
@@ -298,6 +302,7 @@ def _restore(group: Group, queue: Queue, message: model.Message) -> None:
         attempt=message.attempt,
         expires_at_ms=message.expires_at_ms + group.ahead_ms() if message.expires_at_ms else 0,
         ahead_ms=message.ahead_ms,
+        receives_before=message.receives_before,
         group=message.group,
         headers=message.headers,
         dead_letter=message.dead_letter,

@@ -31,6 +31,8 @@ CLOCK_GRAIN_MS = 1_000  # how often the time is stored while nothing else happen
 def tick(group: Group, command: model.Tick) -> model.Ticked:
     aged = 0
     for entry, value in _due(group, command.limit):
+        if group.ended_bytes >= model.MAX_PAGE_BYTES:
+            break  # what is large is copied on its way to a dead-letter queue, and takes as long as many that are small
         time_ms, kind, queue_id, key = keys.parse_due(entry)
         group.due.delete(entry)
         queue = group.find_by_id(queue_id)
@@ -89,6 +91,9 @@ def _end_life(group: Group, queue: Queue, key: bytes) -> None:
 def _end_ages(group: Group, queue: Queue, limit: int) -> int:
     """Expire what is in the queue for longer than its retention, the oldest first; returns how many, up to a limit."""
     for aged in range(limit):
+        if group.ended_bytes >= model.MAX_PAGE_BYTES:
+            limit = aged
+            break
         oldest = _oldest(group, queue)
         if oldest is None:
             group.watch(queue, 0)

@@ -204,8 +204,8 @@ class Message(Struct, frozen=True):
 
     `attempt` counts its leases and is never shown. `uuid` is its identity over all queues, where it was asked for; it
     keeps it when it is dead-lettered. `state` is where it is when it was looked at, and None when it was received.
-    `receipt` and `visible_at_ms` come with a lease; `visible_at_ms` also with a message that is delayed. `ahead_ms` is
-    what `codec` says of it.
+    `receipt` and `visible_at_ms` come with a lease; `visible_at_ms` also with a message that is delayed. `ahead_ms`
+    and `receives_before` are what `codec` says of them.
     """
 
     id: int
@@ -228,6 +228,7 @@ class Message(Struct, frozen=True):
     first_received_at_ms: int | None = None
     uuid: bytes | None = None
     ahead_ms: int = 0
+    receives_before: int = 0
 
     @property
     def size(self) -> int:

@@ -148,6 +148,8 @@ class LmdbStore:
                 return self._transact(commands, now_ms)
             except StorageFailed:
                 raise
+            except StorageFull:
+                pass  # one by one it will show for which there is no room
             except Exception:
                 log.warning("a group of %d commands failed; running each alone", len(commands), exc_info=True)
         return [self._commit_alone(command, now_ms) for command in commands]

@@ -32,6 +32,7 @@ JSON_1_0 = "application/x-amz-json-1.0"
 XML = "text/xml"
 TARGET = "AmazonSQS."
 UNKNOWN_OPERATION = "UnknownOperationException"
+MAX_BODY_BYTES = 4 * 1024 * 1024  # a megabyte in the longest forms of its characters, and a form with what it takes
 MAX_CREDENTIAL_LENGTH = 256  # characters of a presigned request's; a name, a day, a region and two words
 
 log = logging.getLogger("tq.web")
@@ -87,6 +88,9 @@ class Endpoint:
         target = request.headers.get("x-amz-target")
         protocol = _Query(request) if target is None else _Json(request, target)
         try:
+            if len(request.body) > MAX_BODY_BYTES:
+                message = f"A request has at most {MAX_BODY_BYTES} bytes."
+                raise SqsError("RequestEntityTooLarge", message, status=413)
             begin, wanted = protocol.read()
             call = Call(request, protocol.credential(), self._account, self._purged, self._deleted)
             try:

@@ -26,6 +26,7 @@ MAX_TAGS = 50
 MAX_TEXT_LENGTH = 20_480  # characters of a policy or any other attribute
 
 LAST_MODIFIED = "LastModifiedTimestamp"
+SCOPE = "DeduplicationScope"  # as a note: what is shown of a queue where it was changed, which changes nothing else
 TAG = "tag:"  # begins the note of a tag
 
 
@@ -59,11 +60,13 @@ def parse(given: dict[str, str], is_fifo: bool) -> Parsed:
     for name, text in given.items():
         if len(text) > MAX_TEXT_LENGTH:
             raise _invalid(name)
-        if name in _FIFO_ONLY and not is_fifo:
+        if name in FIFO_ONLY and not is_fifo:
             raise _not_for_standard(name)
         if name in _NUMBERS:
             setting, low, high = _NUMBERS[name]
             settings[setting] = _number(name, text, low, high)
+            if setting == "retention":
+                settings["ttl"] = None  # which would end what is to be kept
         elif name in _CHOICES:
             setting, choices = _CHOICES[name]
             if text not in choices:
@@ -73,7 +76,7 @@ def parse(given: dict[str, str], is_fifo: bool) -> Parsed:
             settings["dead_letter"] = _redrive_policy(text, is_fifo) if text else None
         elif name in _NOTES:
             if not (_NOTES[name](text) or (not text and name in _REMOVABLE)):
-                raise _invalid(name)
+                raise _bad_allow_policy(text) if name == "RedriveAllowPolicy" else _invalid(name)
             notes[name] = text or None
         else:
             raise unknown(name)
@@ -113,6 +116,11 @@ def unknown(name: str) -> SqsError:
 
 def _invalid(name: str) -> SqsError:
     return modeled("InvalidAttributeValue", f"Invalid value for the parameter {name}.")
+
+
+def _bad_allow_policy(text: str) -> SqsError:
+    reason = "Amazon SQS can't create the redrive allow policy, as it's in an unsupported format."
+    return invalid_value(text, "RedriveAllowPolicy", reason)
 
 
 def _not_for_standard(name: str) -> SqsError:
@@ -206,7 +214,7 @@ _CHOICES: dict[str, tuple[str, dict[str, Any]]] = {
     "ContentBasedDeduplication": ("content_dedup", _BOOLEANS),
     "DeduplicationScope": ("dedup_scope", {"queue": "queue", "messageGroup": "group"}),
 }
-_FIFO_ONLY = ("FifoQueue", "ContentBasedDeduplication", "DeduplicationScope", "FifoThroughputLimit")
+FIFO_ONLY = ("FifoQueue", "ContentBasedDeduplication", "DeduplicationScope", "FifoThroughputLimit")
 _NOTES: dict[str, Callable[[str], bool]] = {
     "Policy": _is_policy,
     "RedriveAllowPolicy": _is_allow_policy,
@@ -232,7 +240,6 @@ ALL = (
     "VisibilityTimeout",
 )
 SOMETIMES = (
-    *_FIFO_ONLY,
     "RedrivePolicy",
     "RedriveAllowPolicy",
     "Policy",
@@ -278,7 +285,7 @@ def render(scope: Scope, info: model.QueueInfo) -> dict[str, str]:
         attributes["RedrivePolicy"] = msgspec.json.encode(policy).decode()
     if "KmsMasterKeyId" in notes:
         attributes["KmsDataKeyReusePeriodSeconds"] = "300"
-    return attributes | {name: text for name, text in notes.items() if name in _NOTES}
+    return attributes | {name: text for name, text in notes.items() if name in _NOTES or name == SCOPE}
 
 
 def differing(scope: Scope, info: model.QueueInfo, given: dict[str, str], parsed: Parsed) -> str | None:

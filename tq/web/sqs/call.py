@@ -76,8 +76,8 @@ class Call:
         named = queue_url or self._request.params.get("queue")
         if not named:
             raise missing("QueueUrl")
-        name = named.partition("?")[0].rpartition("/")[2]
-        if not name:
+        before, _, name = named.partition("?")[0].removesuffix("/").rpartition("/")
+        if not name or before.endswith(":/"):  # then it is the host
             raise modeled("InvalidAddress", f"The address {named} is not valid for this endpoint.")
         return name
 

@@ -28,7 +28,7 @@ GROUP = "MessageGroupId"  # of a message in a standard queue, which it keeps but
 
 _INVALID = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # what is no character of XML 1.0
 _VALID_ASCII = bytes([0x09, 0x0A, 0x0D, *range(0x20, 0x80)])
-_NAME = re.compile(r"[A-Za-z0-9_\-.]+")
+_NAME = re.compile("[A-Za-z0-9_.\u00c0-\u017f-]+")  # the service takes European letters too
 _TYPE = re.compile(r"(String|Number|Binary)(\.[A-Za-z0-9_\-.]+)?")
 _ID = re.compile(r"[A-Za-z0-9!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~]{1,128}")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)

@@ -41,7 +41,6 @@ _CODES = {
     "EmptyBatchRequest": _PREFIX + "EmptyBatchRequest",
     "InvalidBatchEntryId": _PREFIX + "InvalidBatchEntryId",
     "BatchEntryIdsNotDistinct": _PREFIX + "BatchEntryIdsNotDistinct",
-    "MessageNotInflight": _PREFIX + "MessageNotInflight",
     "UnsupportedOperation": _PREFIX + "UnsupportedOperation",
 }
 _OWN_NAMES = (
@@ -113,10 +112,6 @@ def expired_receipt(handle: str) -> SqsError:
 def no_such_message(handle: str) -> SqsError:
     reason = "Message does not exist or is not available for visibility timeout change."
     return invalid_value(handle, "ReceiptHandle", reason)
-
-
-def not_in_flight() -> SqsError:
-    return modeled("MessageNotInflight", "The specified message isn't in flight.")
 
 
 def too_long(limit: int) -> SqsError:

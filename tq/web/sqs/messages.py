@@ -26,12 +26,12 @@ from tq.web.sqs.errors import (
     expired_receipt,
     failure,
     from_tq,
+    invalid_parameter,
     invalid_receipt,
     invalid_value,
     missing,
     modeled,
     no_such_message,
-    not_in_flight,
     too_long,
 )
 
@@ -95,12 +95,12 @@ def send_message_batch(call: Call, wanted: shapes.SendMessageBatch) -> Operation
 
 def _check_fifo_batch(queue: str, entries: list[shapes.SendMessageBatchEntry]) -> Generator[model.Query, Any, None]:
     """What the service refuses a whole batch for. Raises SqsError."""
-    if not all(entry.message_group_id for entry in entries):
-        raise missing("MessageGroupId")
     if not all(entry.message_deduplication_id for entry in entries):
         info: model.QueueInfo = yield model.GetQueue(queue)
         if not info.settings.content_dedup:
             raise from_tq(DedupIdMissing())
+    if not all(entry.message_group_id for entry in entries):
+        raise invalid_parameter(missing("MessageGroupId").message)
 
 
 def _refusal(message: shapes.Message, refusal: TqError) -> SqsError:
@@ -166,7 +166,7 @@ def _checked(value: int | None, parameter: str, low: int, high: int) -> int | No
 def _wanted_attributes(wanted: shapes.ReceiveMessage) -> Wanted:
     if not (wanted.attribute_names or wanted.message_system_attribute_names or wanted.message_attribute_names):
         return _NOTHING_WANTED
-    system = {*(wanted.attribute_names or ()), *(wanted.message_system_attribute_names or ())}
+    system = set(wanted.message_system_attribute_names or wanted.attribute_names or ())
     for name in system - _SYSTEM.keys() - {"All"}:
         raise unknown(name)
     return Wanted(system, wanted.message_attribute_names or [])
@@ -315,7 +315,7 @@ def _not_changed(queue: str, action: model.Extend | model.Release, result: Any) 
     if isinstance(result, NotAReceipt):
         return invalid_receipt(handle)
     if isinstance(result, StaleReceipt):
-        return expired_receipt(handle) if is_fifo(queue) else not_in_flight()
+        return expired_receipt(handle) if is_fifo(queue) else None  # it is visible again, and stays so
     if isinstance(result, MessageNotFound):
         return no_such_message(handle)
     return from_tq(result) if isinstance(result, TqError) else None

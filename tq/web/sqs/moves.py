@@ -85,9 +85,12 @@ def _existing(arn: str | None, parameter: str) -> Generator[model.Query, Any, st
     if not arn:
         raise missing(parameter)
     queue = queue_of(arn)
+    if queue is None:
+        raise invalid_parameter(
+            f"You must use this format to specify the {parameter}: "
+            "arn:<partition>:<service>:<region>:<account-id>:<resource-id>"
+        )
     try:
-        if queue is None:
-            raise QueueNotFound
         yield model.GetQueue(queue)
     except (QueueNotFound, InvalidQueueName) as error:
         raise no_such_resource(parameter) from error

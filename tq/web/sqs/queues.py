@@ -13,8 +13,10 @@ from tq.errors import InvalidQueueName, InvalidRequest, QueueExists, QueueNotFou
 from tq.web.sqs import shapes
 from tq.web.sqs.attributes import (
     ALL,
+    FIFO_ONLY,
     LAST_MODIFIED,
     MAX_TEXT_LENGTH,
+    SCOPE,
     SOMETIMES,
     TAG,
     Parsed,
@@ -30,7 +32,7 @@ from tq.web.sqs.attributes import (
     tags_of,
     unknown,
 )
-from tq.web.sqs.call import Call, Operation, Output, paging, to_token
+from tq.web.sqs.call import Call, Operation, Output, is_fifo, paging, to_token
 from tq.web.sqs.errors import invalid_parameter, invalid_value, missing, modeled, without_place
 
 MAX_ACTIONS = 7
@@ -75,9 +77,9 @@ def create_queue(call: Call, wanted: shapes.CreateQueue) -> Operation:
     if not name:
         raise missing("QueueName")
     given = wanted.attributes or {}
-    is_fifo = given.get("FifoQueue") == "true"
-    _check_name(name, is_fifo)
-    parsed = parse(given, is_fifo)
+    as_fifo = given.get("FifoQueue") == "true"
+    _check_name(name, as_fifo)
+    parsed = parse(given, as_fifo)
     notes = {key: text for key, text in parsed.notes.items() if text is not None} | tag_notes(name, wanted.tags or {})
     while True:
         try:
@@ -121,14 +123,14 @@ def _check_target(name: str, given: dict[str, str], parsed: Parsed) -> Generator
         raise invalid_value(given["RedrivePolicy"], "RedrivePolicy", reason)
 
 
-def _check_name(name: str, is_fifo: bool) -> None:
+def _check_name(name: str, as_fifo: bool) -> None:
     """Raises SqsError."""
-    if is_fifo and not _FIFO_NAME.fullmatch(name):
+    if as_fifo and not _FIFO_NAME.fullmatch(name):
         raise invalid_parameter(
             "The name of a FIFO queue can only include alphanumeric characters, hyphens, or underscores, must end with "
-            ".fifo suffix and be 1 to 80 in length."
+            ".fifo suffix and be 1 to 80 in length"
         )
-    if not is_fifo and not _NAME.fullmatch(name):
+    if not as_fifo and not _NAME.fullmatch(name):
         raise invalid_parameter("Can only include alphanumeric characters, hyphens, or underscores. 1 to 80 in length")
 
 
@@ -156,6 +158,7 @@ def delete_queue(call: Call, wanted: shapes.DeleteQueue) -> Operation:
 
 def purge_queue(call: Call, wanted: shapes.PurgeQueue) -> Operation:
     queue = call.queue(wanted.queue_url)
+    yield model.GetQueue(queue)  # who has no right to it need not know when it was purged
     if call.purged.has(queue):
         message = f"Only one PurgeQueue operation on {queue} is allowed every 60 seconds."
         raise modeled("PurgeQueueInProgress", message)
@@ -189,8 +192,9 @@ def look_for(call: Call, queue_url: str | None) -> Operation:
 def get_queue_attributes(call: Call, wanted: shapes.GetQueueAttributes) -> Operation:
     queue = call.queue(wanted.queue_url)
     names = wanted.attribute_names or []
+    known = ("All", *ALL, *SOMETIMES, *(FIFO_ONLY if is_fifo(queue) else ()))
     for name in names:
-        if name not in ("All", *ALL, *SOMETIMES):
+        if name not in known:
             raise unknown(name)
     info: model.QueueInfo = yield model.GetQueue(queue)
     attributes = render(call.scope, info)
@@ -204,16 +208,18 @@ def set_queue_attributes(call: Call, wanted: shapes.SetQueueAttributes) -> Opera
     if wanted.attributes is None:
         raise missing("Attributes")
     info: model.QueueInfo = yield model.GetQueue(queue)
-    is_fifo = info.settings.fifo
     given = dict(wanted.attributes)
-    if is_fifo and given.pop("FifoQueue", "true") != "true":
+    if info.settings.fifo and given.pop("FifoQueue", "true") != "true":
         message = "Invalid value for the parameter FifoQueue. Reason: Modifying queue type is not supported."
         raise modeled("InvalidAttributeValue", message)
-    parsed = parse(given, is_fifo)
+    parsed = parse(given, info.settings.fifo)
     check_together(given, render(call.scope, info))
     yield from _check_target(queue, given, parsed)
+    notes = parsed.notes | _modified()
+    if parsed.settings.pop("dedup_scope", None):
+        notes[SCOPE] = given[SCOPE]  # the service shows another scope, but goes on with that of the queue's creation
     try:
-        yield model.PatchQueue(queue, model.SettingsChange(**parsed.settings), parsed.notes | _modified())
+        yield model.PatchQueue(queue, model.SettingsChange(**parsed.settings), notes)
     except InvalidRequest as error:
         raise invalid_value(given.get("RedrivePolicy"), "RedrivePolicy", without_place(error)) from error
     return {}
