@@ -17,7 +17,7 @@ from typing import Any, cast
 import pytest
 
 from tests.harness import wait_until
-from tq.errors import Overloaded, QueueNotFound, StorageFailed
+from tq.errors import Overloaded, QueueNotFound, StorageFailed, StorageFull, TqError
 from tq.model import Command, Receive, Tick, Ticked
 from tq.store import Store
 from tq.writer import (
@@ -26,6 +26,7 @@ from tq.writer import (
     MAX_GROUP_BYTES,
     MAX_GROUP_COMMANDS,
     QUICK_COMMITS,
+    RETRY_MS,
     SLOW_S,
     Entry,
     Writer,
@@ -46,6 +47,7 @@ class HeldStore:
         self.times_ms: list[int] = []
         self.tick_times_ms: list[int] = []
         self.dues: list[int] = []  # what each group in turn says is due next; nothing when it is empty
+        self.refusals: list[TqError] = []  # what each first tick in turn fails with
         self.begun = threading.Semaphore(0)
         self.permits = threading.Semaphore(0)
         self.answer: Callable[[list[Command]], list[Any]] = list
@@ -53,7 +55,8 @@ class HeldStore:
     def commit(self, commands: list[Command], now_ms: int) -> list[Any]:
         first, *inner, last = commands
         assert (first, last) == (Tick(MAX_DUE), Tick(0))
-        before, behind = Ticked(None, {}), Ticked(self.dues.pop(0) if self.dues else None, {})
+        before: Any = self.refusals.pop(0) if self.refusals else Ticked(None, {})
+        behind = Ticked(self.dues.pop(0) if self.dues else None, {})
         if not inner:
             self.tick_times_ms.append(now_ms)
             return [before, behind]
@@ -292,6 +295,32 @@ def test_what_is_due_is_done_without_a_command(bench: Bench) -> None:
     bench.let_go()
     assert [bench.ticked.get(timeout=PATIENCE_S) for _ in range(2)] == [Ticked(999, {}), Ticked(None, {})]
     assert bench.store.tick_times_ms[1:] == [1_000, 1_000]
+
+
+def test_what_is_due_and_fails_is_tried_again_in_a_while(bench: Bench) -> None:
+    """As on a full disk: at once would be over and over again."""
+    now_ms = [1_000]
+    bench.clock = iter(lambda: now_ms[0], None)
+    bench.store.refusals = [StorageFull()]
+    bench.store.dues = [1_000, 1_000]
+    bench.block()
+    bench.submit(Receive(("second",)))
+    bench.let_go()
+    now_ms[0] += RETRY_MS
+    bench.let_go()
+    bench.ticked.get(timeout=PATIENCE_S)
+    assert bench.store.tick_times_ms[1:] == [1_000 + RETRY_MS]
+
+
+def test_what_is_due_and_fails_does_not_come_at_once(bench: Bench) -> None:
+    bench.clock = itertools.repeat(1_000)
+    bench.store.refusals = [StorageFull()]
+    bench.store.dues = [1_000]
+    bench.block()
+    bench.let_go()
+    bench.block()
+    bench.let_go()
+    assert len(bench.store.tick_times_ms) == 1
 
 
 def test_nothing_is_done_before_it_is_due(bench: Bench) -> None:
