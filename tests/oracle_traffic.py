@@ -164,7 +164,7 @@ class Traffic(Places):
     # --- receiving
 
     def _receive(self, command: model.Receive) -> model.Received:
-        is_cut_short = False
+        is_cut_short = is_full = False
         wait_ms = 0
         ready_ms: list[int] = []
         for queue in [self._find(name) for name in command.queues]:
@@ -175,8 +175,9 @@ class Traffic(Places):
             if received.messages:
                 return received
             is_cut_short = is_cut_short or received.is_cut_short
+            is_full = is_full or received.is_full
             ready_ms += [received.ready_at_ms] if received.ready_at_ms else []
-        return model.Received((), "", (), is_cut_short, wait_ms, min(ready_ms, default=None))
+        return model.Received((), "", (), is_cut_short, wait_ms, min(ready_ms, default=None), is_full)
 
     def _take_again(self, queue: OracleQueue, command: model.Receive) -> model.Received:
         """The same messages, where this attempt was made before and all of them are leased by it still."""
@@ -243,7 +244,7 @@ class Traffic(Places):
     def _take(self, queue: OracleQueue, command: model.Receive) -> model.Received:
         limit = self._limit(queue, command)
         if limit <= 0:
-            return model.Received()
+            return model.Received(is_full=True)
         letter = queue.settings.dead_letter
         has_most = letter is not None and letter.on_receive and letter.queue in self.queues
         page: list[OracleMessage] = []

@@ -10,7 +10,7 @@ from tq.waiters import Waiter, Waiters
 
 
 def waiter(number: int, *queues: str) -> Waiter:
-    return Waiter(number, queues or ("a",), lambda: None)
+    return Waiter(number, queues or ("a",), False, lambda: None)
 
 
 def filled(*those: Waiter) -> Waiters:

@@ -145,6 +145,28 @@ async def test_room_for_several_wakes_as_many(api: Api, app: Application) -> Non
 
 
 @gen_test
+@pytest.mark.parametrize("names", [["a"], ["a", "b"]])
+async def test_one_who_cannot_lease_leaves_the_message_to_one_who_does_not(
+    api: Api, app: Application, names: list[str]
+) -> None:
+    await create(api, "a", max_in_flight=1)
+    await create(api, "b")
+    await send(api, 1)
+    await lease(api)
+    body = {"queues": names, "wait": 60, "visibility_timeout": 30}
+    leasing = []
+    for number in range(2):
+        leasing.append(asyncio.ensure_future(api("POST", "/receive", body)))
+        await waiting(app, number + 1)
+    plain = asyncio.ensure_future(api("GET", "/queues/a/messages?wait=60"))
+    await waiting(app, 3)
+    await send(api, 2)
+    assert shown(await asyncio.wait_for(plain, 10))["content"] == 2
+    await waiting(app, 2)
+    assert not any(one.done() for one in leasing)
+
+
+@gen_test
 async def test_one_who_waits_is_not_told_that_there_is_no_room(api: Api, app: Application) -> None:
     await create(api, "a", max_in_flight=1)
     await send(api, 1, 2)

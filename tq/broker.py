@@ -6,7 +6,8 @@ back to the loop once for each group. Protocols translate to `submit` and from i
 *Waiters.* A receive that finds nothing and may wait is kept here with a deadline, and polls nothing. Each group of
 commands ends with a `Tick` that says how many messages became ready and where; as many of the oldest waiters go to
 the writer again. One that comes back with empty hands keeps its old place in the line. One that was woken for a message
-and does not take it, because its client is gone, another of its queues had one or is gone, wakes the next in its stead.
+and does not take it, because its client is gone, another of its queues had one or is gone, wakes the next in its stead;
+one that may lease no more, the next that does not lease.
 One for whose receive there is no room keeps its place too, and is woken again.
 
 *Work of its own.* What takes long is done in parts, each a command among the others: redrives, moves that go on by
@@ -209,6 +210,12 @@ class Broker:
             if received.quarantined or received.is_cut_short:
                 self._try_again(ticket)  # it met nothing but what is damaged or expired: behind that there may be more
                 return False
+            if received.is_full and ticket.waiter:
+                # The message that it was woken for may be one for who does not lease.
+                for name in ticket.waiter.queues:
+                    plain = self._waiters.take_plain(name)
+                    if plain:
+                        plain.wake()
             if not ticket.deadline:
                 ticket.deadline = self._loop.time() + received.wait_ms / 1000
             if self._wait(ticket, received.ready_at_ms):
@@ -275,7 +282,9 @@ class Broker:
             return False
         if ticket.waiter is None:
             assert isinstance(ticket.command, model.Receive)
-            ticket.waiter = Waiter(ticket.number, ticket.command.queues, partial(self._try_again, ticket))
+            is_leasing = ticket.command.visibility_ms is not None
+            wake = partial(self._try_again, ticket)
+            ticket.waiter = Waiter(ticket.number, ticket.command.queues, is_leasing, wake)
         ticket.is_watching = ready_at_ms is not None
         if ready_at_ms is not None:
             left_s = min(left_s, max(0, ready_at_ms - self._clock.now_ms()) / 1000)

@@ -12,13 +12,17 @@ from sortedcontainers import SortedDict
 
 
 class Waiter:
-    """Somebody who waits on `queues`. `number` says when they came; one who waits again keeps it."""
+    """Somebody who waits on `queues`. `number` says when they came; one who waits again keeps it.
 
-    __slots__ = ("number", "queues", "wake")
+    `is_leasing`: for a lease, for which there may be no room though there is a message.
+    """
 
-    def __init__(self, number: int, queues: tuple[str, ...], wake: Callable[[], None]) -> None:
+    __slots__ = ("is_leasing", "number", "queues", "wake")
+
+    def __init__(self, number: int, queues: tuple[str, ...], is_leasing: bool, wake: Callable[[], None]) -> None:
         self.number = number
         self.queues = queues
+        self.is_leasing = is_leasing
         self.wake = wake
 
 
@@ -43,6 +47,14 @@ class Waiters:
         for waiter in taken:
             self.remove(waiter)
         return taken
+
+    def take_plain(self, queue: str) -> Waiter | None:
+        """Remove and return the oldest waiter of a queue that is not for a lease."""
+        waiting = self._lists[queue].values() if queue in self._lists else ()
+        waiter = next((each for each in waiting if not each.is_leasing), None)
+        if waiter:
+            self.remove(waiter)
+        return waiter
 
     def queues(self) -> list[str]:
         """The queues that somebody waits on."""

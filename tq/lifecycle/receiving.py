@@ -44,7 +44,7 @@ MAX_SKIPPED = (
 def receive(group: Group, command: model.Receive) -> model.Received:
     queues = [group.queue(name) for name in command.queues]  # before any is touched: one that is missing refuses all
     quarantined: tuple[int, ...] = ()
-    is_cut_short = False
+    is_cut_short = is_full = False
     ready_at_ms: int | None = None
     for queue in queues:
         if queue.record.settings.paused:
@@ -54,9 +54,10 @@ def receive(group: Group, command: model.Receive) -> model.Received:
             return replace(received, quarantined=quarantined + received.quarantined) if quarantined else received
         quarantined += received.quarantined
         is_cut_short |= received.is_cut_short
+        is_full |= received.is_full
         ready_at_ms = min(filter(None, (ready_at_ms, received.ready_at_ms)), default=None)
     wait_s = next(filter(None, (queue.record.settings.receive_wait for queue in queues)), 0)
-    return model.Received((), "", quarantined, is_cut_short, round(wait_s * 1000), ready_at_ms)
+    return model.Received((), "", quarantined, is_cut_short, round(wait_s * 1000), ready_at_ms, is_full)
 
 
 def _most(queue: Queue, most: int, command: model.Receive) -> int:
@@ -74,7 +75,7 @@ def _take(group: Group, queue: Queue, command: model.Receive) -> model.Received:
     if settings.max_in_flight and due_at_ms is not None:
         limit = _most(queue, settings.max_in_flight, command)
         if not limit:
-            return model.Received()
+            return model.Received(is_full=True)
     front = _GroupByGroup(group, queue) if queue.is_fifo else queue.ready
     most_receives = _most_receives(group, settings.dead_letter) if settings.dead_letter else 0
     messages: list[model.Message] = []

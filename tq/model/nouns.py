@@ -255,7 +255,7 @@ class Received(Struct, frozen=True):
 
     `is_cut_short`: so many were damaged, expired or dead-lettered that it stopped; behind them there may be more.
     `wait_ms`: how long the queue wants a receive to wait that leaves it to the queue. `ready_at_ms`: when there will be
-    a message in a FIFO queue that holds back what is too young.
+    a message in a FIFO queue that holds back what is too young. `is_full`: in a queue no more could be leased.
     """
 
     messages: tuple[Message, ...] = ()
@@ -264,6 +264,7 @@ class Received(Struct, frozen=True):
     is_cut_short: bool = False
     wait_ms: int = 0
     ready_at_ms: int | None = None
+    is_full: bool = False
 
 
 class MessagePage(Struct, frozen=True):
