@@ -12,7 +12,7 @@ import hmac
 import os
 import re
 import secrets
-from base64 import b64encode
+from base64 import urlsafe_b64encode
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -42,8 +42,9 @@ class Token(Struct, frozen=True, forbid_unknown_fields=True):
         """Raises Forbidden."""
         for right, queue in needs(request):
             if not any(_grants(allowed, right, queue) for allowed in self.allow):
-                place = f"the queue {queue!r}" if queue is not None else "the server"
-                raise Forbidden(f"The token {self.name!r} has no right to {right} for {place}.")
+                place = f"the queue {queue!r}" if queue is not None else f"all queues ({right}:*)"
+                what = "no right" if right == "look" else f"no right to {right}"
+                raise Forbidden(f"The token {self.name!r} has {what} for {place}.")
 
 
 def _grants(allowed: str, right: str, queue: str | None) -> bool:
@@ -149,8 +150,8 @@ def create(path: Path, name: str, allow: tuple[str, ...]) -> tuple[str, Token]:
 
 
 def sqs_secret(shown: str) -> str:
-    """The secret access key of a token, with as many characters as those of AWS: 40."""
-    return b64encode(hmac.digest(shown.encode(), b"tq SQS secret access key", "sha256")).decode()[:40]
+    """The secret access key of a token: 40 characters, as those of AWS have, none of which is to be quoted in a URL."""
+    return urlsafe_b64encode(hmac.digest(shown.encode(), b"tq SQS secret access key", "sha256")).decode()[:40]
 
 
 def _digest(shown: str) -> str:

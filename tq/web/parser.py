@@ -226,8 +226,9 @@ class RequestParser:
         head, llhttp = self._head, self._llhttp
         assert head
         headers = head.headers
+        known = _known_names.get
         for name, value in head.pairs:
-            key = _known_names.get(name) or _lower(name)
+            key = known(name) or _lower(name)
             text = value.decode("latin-1").rstrip(" \t")  # RFC 9110, 5.5; llhttp leaves what is behind the value
             headers[key] = f"{headers[key]}, {text}" if key in headers else text
         if self._first_bytes + self.size + self._fed_bytes > self._max_header_bytes:

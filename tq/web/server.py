@@ -101,8 +101,8 @@ class Application(httputil.HTTPServerConnectionDelegate):
         kind = response.status, response.content_type
         head = self._heads.get(kind) or self._heads.setdefault(kind, self._make_head(*kind))
         if response.headers:
-            lines = [f"{name}: {value}\r\n" for name, value in response.headers]
-            return head + "".join(lines).encode("latin-1")
+            for name, value in response.headers:
+                head += f"{name}: {value}\r\n".encode("latin-1")
         return head
 
     def _make_head(self, status: int, content_type: str | None) -> bytes:

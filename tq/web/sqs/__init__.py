@@ -179,7 +179,7 @@ class _Json(_Protocol):
 
     def __init__(self, request: Request, target: str) -> None:
         super().__init__(request)
-        self._name = target.removeprefix(TARGET) if target.startswith(TARGET) else ""
+        self._name = target[len(TARGET) :] if target.startswith(TARGET) else ""
 
     def read(self) -> tuple[_Begin, Any]:
         if self._name not in _OPERATIONS:

@@ -57,7 +57,8 @@ def send_message(call: Call, wanted: shapes.SendMessage) -> Operation:
         sent: model.Sent = yield model.Send(queue, (draft,), with_uuids=True)
     except TqError as refusal:
         raise _refusal(wanted, refusal) from refusal
-    return _sent({}, wanted, draft, sent.uuid_prefix, sent.ids[0])
+    message_id = contents.message_id(sent.uuid_prefix + sent.ids[0].to_bytes(7))
+    return _sent({"MessageId": message_id}, wanted, draft, sent.ids[0])
 
 
 def send_message_batch(call: Call, wanted: shapes.SendMessageBatch) -> Operation:
@@ -85,9 +86,10 @@ def send_message_batch(call: Call, wanted: shapes.SendMessageBatch) -> Operation
         raise modeled("BatchRequestTooLong", message)
     sent: model.Sent = yield model.Send(queue, tuple(drafts), is_each=True, with_uuids=True)
     failed += [failure(sending[index].id, _refusal(sending[index], error)) for index, error in sent.refused]
+    message_ids = contents.message_ids(sent.uuid_prefix, sent.ids)
     successful = [
-        _sent({"Id": entry.id}, entry, draft, sent.uuid_prefix, sequence)
-        for entry, draft, sequence in zip(sending, drafts, sent.ids, strict=True)
+        _sent({"Id": entry.id, "MessageId": message_id}, entry, draft, sequence)
+        for entry, draft, sequence, message_id in zip(sending, drafts, sent.ids, message_ids, strict=True)
         if sequence
     ]
     return {"Successful": successful, "Failed": failed}
@@ -110,9 +112,8 @@ def _refusal(message: shapes.Message, refusal: TqError) -> SqsError:
     return from_tq(refusal)
 
 
-def _sent(answer: Output, message: shapes.Message, draft: model.Draft, uuid_prefix: bytes, sequence: int) -> Output:
+def _sent(answer: Output, message: shapes.Message, draft: model.Draft, sequence: int) -> Output:
     """The answer, with what is told of a message that was sent."""
-    answer["MessageId"] = contents.message_id(uuid_prefix + sequence.to_bytes(7))
     answer["MD5OfMessageBody"] = contents.md5(draft.content)
     if message.message_attributes:
         answer["MD5OfMessageAttributes"] = contents.md5_of(draft.headers, draft.attributes)
