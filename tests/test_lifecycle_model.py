@@ -291,6 +291,10 @@ class Machine(RuleBasedStateMachine):
             group = [model.CancelMove(name, "all")] if is_cancelled else []
         raise AssertionError("it goes on for ever")
 
+    @rule(name=names)
+    def cancel_a_move(self, name: str) -> None:
+        self.run([model.StartMove(name, "short"), model.CancelMove(name, "short")])
+
     # --- the world
 
     @rule(is_crash=st.booleans())
