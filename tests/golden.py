@@ -4,11 +4,39 @@ from __future__ import annotations
 
 from typing import Any
 
+from msgspec.structs import replace
+
 from tq import model
 from tq.codec import ChunkedBody, MessageRecord, QueueRecord
 from tq.model import Attribute, DeadLetter, DeadLetterOrigin, MoveTask, QueueSettings
 
 NOW_MS = 1_700_000_000_000
+
+WHOLE = MessageRecord(
+    sent_at_ms=0,
+    body=b"\xff",
+    media_type=model.TEXT,
+    group="g",
+    headers={"h": "ä"},
+    dead_letter=DeadLetterOrigin("q", "why", 2),
+    dedup_id="d",
+    attributes={"n": Attribute("Number", "1"), "b": Attribute("Binary", b"\xff")},
+    notes={"k": "v"},
+    uuid=bytes(range(16)),
+)
+FIFO_QUEUE = QueueRecord(
+    1,
+    1,
+    NOW_MS,
+    QueueSettings(
+        dead_letter=DeadLetter("b", 1, on_receive=True),
+        dedup_scope="group",
+        content_dedup=True,
+        fifo=True,
+        max_in_flight=2,
+        receive_wait=1,
+    ),
+)
 
 OLD_MESSAGES = [
     (
@@ -42,18 +70,7 @@ OLD_MESSAGES = [
         "02 99 cf0000018bcfe56800 00 00 00 00 c0 93 cd2800 cebbce3b9d 07 00 c0 764f496b",
     ),
     (
-        MessageRecord(
-            sent_at_ms=0,
-            body=b"\xff",
-            media_type=model.TEXT,
-            group="g",
-            headers={"h": "ä"},
-            dead_letter=DeadLetterOrigin("q", "why", 2),
-            dedup_id="d",
-            attributes={"n": Attribute("Number", "1"), "b": Attribute("Binary", b"\xff")},
-            notes={"k": "v"},
-            uuid=bytes(range(16)),
-        ),
+        WHOLE,
         "02 99 00 00 00 00 00 a0 c401 ff 00 87 a567726f7570 a167 a768656164657273 81 a168 a2c3a4"
         " ab646561645f6c6574746572 93 a171 a3776879 02 a864656475705f6964 a164"
         " aa61747472696275746573 82 a16e 92 a64e756d626572 a131 a162 92 a642696e617279 c401ff"
@@ -75,21 +92,7 @@ GOLDEN_MESSAGES = [
         "03 9b cf0000018bcfe56800 00 00 00 00 c0 93 cd2800 cebbce3b9d 07 00 c0 00 00 32bf7ea8",
     ),
     (
-        MessageRecord(
-            sent_at_ms=0,
-            body=b"\xff",
-            media_type=model.TEXT,
-            group="g",
-            headers={"h": "ä"},
-            dead_letter=DeadLetterOrigin("q", "why", 2),
-            dedup_id="d",
-            attributes={"n": Attribute("Number", "1"), "b": Attribute("Binary", b"\xff")},
-            notes={"k": "v"},
-            uuid=bytes(range(16)),
-            ahead_ms=-5,
-            received_at_ms=7,
-            receives_before=1,
-        ),
+        replace(WHOLE, ahead_ms=-5, received_at_ms=7, receives_before=1),
         "03 9b 00 00 00 00 00 a0 c401 ff 00 88 a567726f7570 a167 a768656164657273 81 a168 a2c3a4"
         " ab646561645f6c6574746572 93 a171 a3776879 02 a864656475705f6964 a164"
         " aa61747472696275746573 82 a16e 92 a64e756d626572 a131 a162 92 a642696e617279 c401ff"
@@ -110,19 +113,7 @@ OLD_QUEUES = [
         " cd03e8 09 32 05 82 a473656e74 cd03e8 a561636b6564 09 50c93a52",
     ),
     (
-        QueueRecord(
-            1,
-            1,
-            NOW_MS,
-            QueueSettings(
-                dead_letter=DeadLetter("b", 1, on_receive=True),
-                dedup_scope="group",
-                content_dedup=True,
-                fifo=True,
-                max_in_flight=2,
-                receive_wait=1,
-            ),
-        ),
+        FIFO_QUEUE,
         "01 99 01 01 cf0000018bcfe56800 86 ab646561645f6c6574746572 84 a57175657565 a162"
         " ac6d61785f7265636569766573 01 a96f6e5f657870697279 c2 aa6f6e5f72656365697665 c3"
         " ab64656475705f73636f7065 a567726f7570 ad636f6e74656e745f6465647570 c3 a46669666f c3"
@@ -152,19 +143,7 @@ GOLDEN_QUEUES = [
         " 1fc2dd07",
     ),
     (
-        QueueRecord(
-            1,
-            1,
-            NOW_MS,
-            QueueSettings(
-                dead_letter=DeadLetter("b", 1, on_receive=True),
-                dedup_scope="group",
-                content_dedup=True,
-                fifo=True,
-                max_in_flight=2,
-                receive_wait=1,
-            ),
-        ),
+        FIFO_QUEUE,
         "02 9a 01 01 cf0000018bcfe56800 86 ab646561645f6c6574746572 84 a57175657565 a162"
         " ac6d61785f7265636569766573 01 a96f6e5f657870697279 c2 aa6f6e5f72656365697665 c3"
         " ab64656475705f73636f7065 a567726f7570 ad636f6e74656e745f6465647570 c3 a46669666f c3"

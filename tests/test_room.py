@@ -13,7 +13,7 @@ import pytest
 import tq.store.lmdb as engine_module
 from tests.engines import one, open_engine, sends
 from tests.harness import findings, open_store
-from tq import model
+from tq import lifecycle, model
 from tq.errors import StorageFull
 from tq.model import CreateQueue, PurgeQueue, Receive, Sweep
 from tq.store.lmdb import LmdbStore
@@ -226,3 +226,32 @@ def test_a_group_that_is_too_large_for_what_is_left(small_disk: Path) -> None:
     assert drain(store) == acknowledged
     store.close()
     assert findings(small_disk / "data") == []
+
+
+@pytest.mark.parametrize("asks", ["Tick", "Receive"])
+def test_what_expires_on_a_full_disk_becomes_dead_letters_bit_by_bit(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, asks: str
+) -> None:
+    """Each is copied before its old place is free: no more at once than the reserve has room for, but some."""
+    monkeypatch.setattr(model, "MAX_PAGE_BYTES", MIB // 4)
+    store = open_store(small_disk / "data")
+    one(store, CreateQueue("dead"))
+    acknowledged = fill(store, size=50_000)
+    letter = model.DeadLetter("dead", 1, on_expiry=True)
+    store.commit([model.PatchQueue("q", model.SettingsChange(retention=1, dead_letter=letter))], 1)
+    fill_disk(small_disk)
+    command: model.Command = model.Tick(50) if asks == "Tick" else Receive(("q",))
+    for _ in range(len(acknowledged)):
+        first, _ = store.commit([command, model.Tick(0)], 1_000)
+        assert not isinstance(first, Exception), first
+        if not counts(store, "q").ready:
+            break
+    assert (counts(store, "q").ready, counts(store, "dead").ready) == (0, len(acknowledged))
+    assert "a group of" not in caplog.text
+    store.close()
+    assert findings(small_disk / "data") == []
+
+
+def counts(store: LmdbStore, queue: str) -> model.Counts:
+    info: model.QueueInfo = store.read(lambda tx: lifecycle.answer(tx, model.GetQueue(queue), 1_000))
+    return info.messages

@@ -16,10 +16,7 @@ from tests.harness import Reply
 from tests.sqs_cases import ACCOUNT, UUID
 from tests.sqs_server import LocalServer
 from tests.sqs_wire import FORM_TYPE, NAMESPACE, Json, Query, Wire, read_xml
-from tq import lifecycle, model
-from tq.errors import TqError
 from tq.settings import Settings
-from tq.store.memory import MemoryStore
 from tq.web import sqs
 from tq.web.exchange import Request, Response
 
@@ -203,6 +200,29 @@ def test_one_attribute_needs_no_number(place: Place) -> None:
     assert told.output["Attributes"]["VisibilityTimeout"] == "35"
 
 
+@pytest.mark.parametrize(
+    ("action", "parameters", "missing"),
+    [
+        ("SendMessage", {"MessageBody": "a", "MessageAttribute.1.Value.DataType": "String"}, "MessageAttribute.1.Name"),
+        ("SendMessage", {"MessageBody": "a", "MessageAttribute.1.Name": "a"}, "MessageAttribute.1.Value"),
+        ("SetQueueAttributes", {"Attribute.2.Name": "DelaySeconds", "Attribute.2.Value": "1"}, ""),
+        ("SetQueueAttributes", {"Attribute.1.Value": "1"}, "Attribute.1.Name"),
+        ("SetQueueAttributes", {"Attribute.Name": "DelaySeconds"}, "Attribute.Value"),
+        ("TagQueue", {"Tag.7.Key": "a", "Tag.2.Key": "b", "Tag.2.Value": "1"}, "Tag.7.Value"),
+        ("TagQueue", {"Tag.1": "a"}, "Tag.1.Key"),
+    ],
+)
+def test_pairs_have_two_parts(place: Place, action: str, parameters: dict[str, str], missing: str) -> None:
+    told = read_xml(action, place.post({"Action": action, **parameters}))
+    assert told.message == (f"The request must contain the parameter {missing}." if missing else None)
+    assert told.code == ("MissingParameter" if missing else "")
+
+
+def test_the_name_of_a_pair_has_no_parts(place: Place) -> None:
+    parameters = {"Action": "TagQueue", "Tag.1.Key.1": "a", "Tag.1.Value": "1"}
+    assert refused(place.post(parameters)) == (400, "MalformedInput", "The parameter Tag.1.Key has parts.")
+
+
 def test_entries_are_in_the_order_of_their_numbers(place: Place) -> None:
     entry = "SendMessageBatchRequestEntry"
     asked = {f"{entry}.{number}.{name}": f"n{number}" for number in (10, 2, 1) for name in ("Id", "MessageBody")}
@@ -278,23 +298,6 @@ def test_what_xml_would_change_is_escaped(place: Place) -> None:
 
 
 @pytest.mark.parametrize(
-    ("action", "parameters", "missing"),
-    [
-        ("SendMessage", {"MessageBody": "a", "MessageAttribute.1.Value.DataType": "String"}, "MessageAttribute.1.Name"),
-        ("SendMessage", {"MessageBody": "a", "MessageAttribute.1.Name": "a"}, "MessageAttribute.1.Value"),
-        ("SetQueueAttributes", {"Attribute.2.Name": "DelaySeconds", "Attribute.2.Value": "1"}, ""),
-        ("SetQueueAttributes", {"Attribute.1.Value": "1"}, "Attribute.1.Name"),
-        ("SetQueueAttributes", {"Attribute.Name": "DelaySeconds"}, "Attribute.1.Value"),
-        ("TagQueue", {"Tag.1.Key": "a"}, "Tag.1.Value"),
-    ],
-)
-def test_pairs_have_two_parts(place: Place, action: str, parameters: dict[str, str], missing: str) -> None:
-    told = read_xml(action, place.post({"Action": action, **parameters}))
-    assert told.message == (f"The request must contain the parameter {missing}." if missing else None)
-    assert told.code == ("MissingParameter" if missing else "")
-
-
-@pytest.mark.parametrize(
     ("operation", "given", "message"),
     [
         ("UntagQueue", {"TagKeys": []}, "Tag keys must be between 1 and 128 characters in length."),
@@ -343,70 +346,6 @@ def test_null_is_as_good_as_absent(place: Place) -> None:
 
 
 # --- both -------------------------------------------------------------
-
-
-class Halves:
-    """Two requests under way at once, on a store in memory: what each asks of it is answered when a test says so."""
-
-    def __init__(self) -> None:
-        self._store = MemoryStore(lifecycle.apply)
-        self._endpoint = sqs.Endpoint(Settings())
-
-    def begin(self, operation: str, given: dict[str, Any]) -> list[Any]:
-        """Its steps and what it asks first."""
-        headers = {"x-amz-target": f"AmazonSQS.{operation}"}
-        steps = self._endpoint.ask(Request("POST", "/", "", headers, {}, json.dumps(given).encode()))
-        return [steps, next(steps)]
-
-    def answer_one(self, half: list[Any]) -> None:
-        """Answer what it asks, and see what it asks next; its response in the end."""
-        steps, asked = half
-        now_ms = 1_700_000_000_000
-        try:
-            if isinstance(asked, model.Command):
-                (result,) = self._store.commit([asked], now_ms)
-                half[1] = steps.throw(result) if isinstance(result, TqError) else steps.send(result)
-            else:
-                result = self._store.read(lambda tx: lifecycle.answer(tx, asked, now_ms))
-                half[1] = steps.send(result)
-        except TqError as refusal:
-            half[1] = steps.throw(refusal)
-        except StopIteration as stop:
-            half[1] = stop.value
-
-    def finish(self, half: list[Any]) -> dict[str, Any]:
-        while not isinstance(half[1], Response):
-            self.answer_one(half)
-        document: dict[str, Any] = json.loads(half[1].body)
-        return document
-
-    def ask(self, operation: str, given: dict[str, Any]) -> dict[str, Any]:
-        return self.finish(self.begin(operation, given))
-
-
-@pytest.mark.parametrize("attributes", [{"Policy": '{"Statement":[]}'}, {"DelaySeconds": "1"}])
-def test_two_make_one_queue_at_once(attributes: dict[str, str]) -> None:
-    """The second one, who found none, is told how it is now."""
-    halves = Halves()
-    first = halves.begin("CreateQueue", {"QueueName": "q"})
-    second = halves.begin("CreateQueue", {"QueueName": "q", "Attributes": attributes})
-    halves.answer_one(first)
-    halves.answer_one(second)
-    assert "QueueUrl" in halves.finish(first)
-    told = halves.finish(second)
-    assert told["__type"].endswith("#QueueNameExists")
-
-
-def test_two_give_permissions_at_once() -> None:
-    halves = Halves()
-    halves.ask("CreateQueue", {"QueueName": "q"})
-    rest = {"QueueUrl": "q", "AWSAccountIds": ["1" * 12], "Actions": ["*"]}
-    first, second = (halves.begin("AddPermission", {"Label": label, **rest}) for label in ("a", "b"))
-    halves.answer_one(first)
-    halves.answer_one(second)
-    assert halves.finish(first) == halves.finish(second) == {}
-    shown = halves.ask("GetQueueAttributes", {"QueueUrl": "q", "AttributeNames": ["Policy"]})
-    assert [each["Sid"] for each in json.loads(shown["Attributes"]["Policy"])["Statement"]] == ["a", "b"]
 
 
 def test_the_url_has_the_host_and_scheme_that_were_asked(wire: Wire) -> None:

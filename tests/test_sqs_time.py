@@ -552,3 +552,7 @@ def test_the_scope_of_deduplication_is_that_of_the_creation(queue: Make, born: s
     for group in ("g", "h"):
         q.ok("SendMessage", MessageBody=group, MessageGroupId=group, MessageDeduplicationId="d")
     assert len(q.receive()) == (1 if born == "queue" else 2)
+    again = {"QueueName": q.name, "Attributes": {"FifoQueue": "true", "DeduplicationScope": born}}
+    assert_refused(q.ask("CreateQueue", **again), "QueueNameExists", "attribute DeduplicationScope")
+    again["Attributes"] = {"FifoQueue": "true", "DeduplicationScope": later}
+    assert q.ok("CreateQueue", **again) == {"QueueUrl": q.url}

@@ -43,11 +43,11 @@ def create(file: Path, name: str, *allow: str) -> tuple[str, str]:
 class Guarded:
     """A server that asks for tokens. `all` may do everything, `shop` sends and receives in `orders*`."""
 
-    def __init__(self, start: Callable[..., Server], directory: Path) -> None:
+    def __init__(self, start: Callable[..., Server], directory: Path, *flags: str) -> None:
         self.file = directory / "tokens.json"
         self.all, self.all_secret = create(self.file, "all", "*:*")
         self.shop, self.shop_secret = create(self.file, "shop", "send:orders*", "receive:orders*")
-        self.server = start("--tokens", str(self.file))
+        self.server = start("--tokens", str(self.file), *flags)
         for name in ("orders", "other"):
             assert self.ask("POST", "/queues", self.all, {"name": name}).status_code == 201
 
@@ -285,6 +285,24 @@ def test_signatures_that_are_refused(guarded: Guarded, name: str, spoil: Any, co
     assert refused.headers["x-amzn-query-error"] == f"{code};Sender", refused.text
     assert refused.json()["__type"].endswith(f"#{code}")
     assert refused.status_code in (400, 403)
+
+
+def test_a_stranger_is_not_told_when_a_queue_was_purged(start: Callable[..., Server], tmp_path: Path) -> None:
+    guarded = Guarded(start, tmp_path, "--sqs-purge-seconds", "60")
+    url = f"{guarded.server.url}/000000000000/other"
+    assert guarded.sqs("all", guarded.all_secret, "PurgeQueue", {"QueueUrl": url}).status_code == 200
+    assert "PurgeQueueInProgress" in guarded.sqs("all", guarded.all_secret, "PurgeQueue", {"QueueUrl": url}).text
+    for name in ("other", "absent"):
+        refused = guarded.sqs("shop", guarded.shop_secret, "PurgeQueue", {"QueueUrl": name})
+        assert refused.headers["x-amzn-query-error"] == "AccessDenied;Sender", refused.text
+
+
+@pytest.mark.parametrize("name", ["other", "absent"])
+def test_a_stranger_is_not_told_whether_there_is_a_queue(guarded: Guarded, name: str) -> None:
+    """Also where the request is wrong, and the queue is looked for because of that."""
+    wanted = {"QueueUrl": name, "MessageBody": "x", "DelaySeconds": 9_999}
+    refused = guarded.sqs("shop", guarded.shop_secret, "SendMessage", wanted)
+    assert refused.headers["x-amzn-query-error"] == "AccessDenied;Sender", refused.text
 
 
 class _OfAnyOperation(SigV4Auth):

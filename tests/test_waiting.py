@@ -115,13 +115,19 @@ async def test_a_queue_that_goes_on_wakes(api: Api, app: Application, method: st
     assert shown(await one) == received(1, 1)
 
 
+async def leasing(api: Api, app: Application, number: int) -> list[asyncio.Future[Any]]:
+    """So many who wait for a lease of a message of `a`, the first one first."""
+    those = []
+    for place in range(number):
+        those.append(asyncio.ensure_future(api("GET", "/queues/a/messages?wait=60&visibility_timeout=30")))
+        await waiting(app, place + 1)
+    return those
+
+
 @gen_test
 async def test_room_for_another_in_flight_wakes_one(api: Api, app: Application) -> None:
     await create(api, "a", max_in_flight=1)
-    those = []
-    for number in range(3):
-        those.append(asyncio.ensure_future(api("GET", "/queues/a/messages?wait=60&visibility_timeout=30")))
-        await waiting(app, number + 1)
+    those = await leasing(api, app, 3)
     await send(api, 1, 2, 3)
     for left, one in enumerate(those):
         found = shown(await asyncio.wait_for(one, 10))
@@ -133,10 +139,7 @@ async def test_room_for_another_in_flight_wakes_one(api: Api, app: Application) 
 @gen_test
 async def test_room_for_several_wakes_as_many(api: Api, app: Application) -> None:
     await create(api, "a", max_in_flight=2)
-    those = []
-    for number in range(4):
-        those.append(asyncio.ensure_future(api("GET", "/queues/a/messages?wait=60&visibility_timeout=30")))
-        await waiting(app, number + 1)
+    those = await leasing(api, app, 4)
     await send(api, 1, 2, 3, 4)
     receipts = [shown(await asyncio.wait_for(one, 10))["receipt"] for one in those[:2]]
     await waiting(app, 2)

@@ -292,7 +292,8 @@ def differing(scope: Scope, info: model.QueueInfo, given: dict[str, str], parsed
     """The first of the attributes given that a queue has otherwise."""
     has = render(scope, info)
     settings = msgspec.structs.replace(info.settings, **parsed.settings)
-    wanted = render(scope, msgspec.structs.replace(info, settings=settings))
+    notes = {name: text for name, text in info.notes.items() if name != SCOPE}  # else it would hide what is wanted
+    wanted = render(scope, msgspec.structs.replace(info, settings=settings, notes=notes))
     for name in given:
         want = parsed.notes[name] if name in parsed.notes else wanted.get(name)
         if has.get(name) != want:
@@ -317,8 +318,8 @@ def bad_tag_key() -> SqsError:
     return invalid_parameter("Tag keys must be between 1 and 128 characters in length.")
 
 
-def tag_notes(queue: str, tags: dict[str, str]) -> dict[str, str]:
-    """Raises SqsError."""
+def check_tags(queue: str, tags: dict[str, str]) -> None:
+    """Whether a queue can have these. Raises SqsError."""
     if len(tags) > MAX_TAGS:
         raise invalid_parameter(f"Too many tags added for queue {queue}.")
     check_tag_keys(tags)
@@ -326,4 +327,7 @@ def tag_notes(queue: str, tags: dict[str, str]) -> dict[str, str]:
         raise invalid_parameter("aws: prefixed tag key names are not allowed for external use.")
     if any(len(value) > 256 for value in tags.values()):
         raise invalid_parameter("Tag values must be between 0 and 256 characters in length.")
+
+
+def tag_notes(tags: dict[str, str]) -> dict[str, str]:
     return {TAG + key: value for key, value in tags.items()}

@@ -1,4 +1,7 @@
-"""What an operation knows of the request it is for: whose queues it is about, how they are called, and the switches."""
+"""What an operation knows of the request it is for: whose queues it is about, how they are called, and the switches.
+
+Beside it is what operations share that list: the tokens of their pages.
+"""
 
 from __future__ import annotations
 

@@ -104,12 +104,16 @@ def _entry_shape(kind: Any) -> Any:
     return wanted.__args__[0]
 
 
-def _items(node: Any) -> list[Any]:
-    """Numbered values in their order; one alone need not have a number."""
+def _numbered(node: Any) -> list[tuple[str, Any]]:
+    """Numbered values in their order, each behind what its name has for it; one alone need not have a number."""
     if not isinstance(node, dict):
-        return [] if node is None else [node]
+        return [] if node is None else [("", node)]
     numbers = [part for part in node if part.isascii() and part.isdigit() and len(part) <= 9]
-    return [node[number] for number in sorted(numbers, key=int)] if numbers else [node]
+    return [(f".{number}", node[number]) for number in sorted(numbers, key=int)] if numbers else [("", node)]
+
+
+def _items(node: Any) -> list[Any]:
+    return [item for _, item in _numbered(node)]
 
 
 def _maps(node: Any) -> list[Tree]:
@@ -120,12 +124,12 @@ def _map(name: str, tree: Tree) -> dict[str, Any] | None:
     """Raises SqsError."""
     parameter, key = _MAPS[name]
     found: dict[str, Any] = {}
-    for number, pair in enumerate(_maps(tree.get(parameter)), 1):
+    for number, pair in _numbered(tree.get(parameter)):
         for part in (key, "Value"):
-            if part not in pair:
-                raise missing(f"{parameter}.{number}.{part}")
+            if not isinstance(pair, dict) or part not in pair:
+                raise missing(f"{parameter}{number}.{part}")
         if not isinstance(pair[key], str):
-            raise malformed(f"The parameter {parameter}.{number}.{key} has parts.")
+            raise malformed(f"The parameter {parameter}{number}.{key} has parts.")
         found[pair[key]] = _value(pair["Value"])
     return found or None
 

@@ -23,6 +23,7 @@ from tq.web.sqs.attributes import (
     allows,
     bad_tag_key,
     check_tag_keys,
+    check_tags,
     check_together,
     differing,
     new_settings,
@@ -80,7 +81,9 @@ def create_queue(call: Call, wanted: shapes.CreateQueue) -> Operation:
     as_fifo = given.get("FifoQueue") == "true"
     _check_name(name, as_fifo)
     parsed = parse(given, as_fifo)
-    notes = {key: text for key, text in parsed.notes.items() if text is not None} | tag_notes(name, wanted.tags or {})
+    tags = wanted.tags or {}
+    check_tags(name, tags)
+    notes = {key: text for key, text in parsed.notes.items() if text is not None} | tag_notes(tags)
     while True:
         try:
             info: model.QueueInfo = yield model.GetQueue(name)
@@ -237,8 +240,8 @@ def tag_queue(call: Call, wanted: shapes.TagQueue) -> Operation:
     if not wanted.tags:
         raise missing("Tags")
     info: model.QueueInfo = yield model.GetQueue(queue)
-    notes: dict[str, str | None] = {**tag_notes(queue, tags_of(info) | wanted.tags)}
-    yield model.PatchQueue(queue, notes=notes)
+    check_tags(queue, tags_of(info) | wanted.tags)
+    yield model.PatchQueue(queue, notes={**tag_notes(wanted.tags)})
     return {}
 
 
