@@ -365,6 +365,8 @@ ATTRIBUTES = [
     attribute_refused("another type", text_value("v", "Text"), BAD_TYPE),
     attribute_refused("a type in other case", text_value("v", "string"), BAD_TYPE),
     attribute_refused("a type without its suffix", text_value("v", "String."), BAD_TYPE),
+    attribute_refused("a type with another character", text_value("v", "String.\u00e4"), BAD_TYPE),
+    attribute_refused("digits of another script", text_value("\u0661", "Number"), NO_NUMBER),
     attribute_refused("no number", text_value("one", "Number"), NO_NUMBER),
     attribute_refused("no number of its type", text_value("1,5", "Number.float"), NO_NUMBER),
     row(

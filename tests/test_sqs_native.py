@@ -316,3 +316,9 @@ def test_a_retention_over_sqs_replaces_a_ttl(queue: Make) -> None:
     q.set(MessageRetentionPeriod=120)
     shown = Native(q).ask("GET", "").json
     assert (shown["ttl"], shown["retention"]) == (None, 120)
+
+
+def test_a_part_of_a_second_is_shown_as_a_whole_one(queue: Make) -> None:
+    q = queue()
+    assert Native(q).ask("PATCH", "", {"retention": 0.5}).status == 200
+    assert q.attributes()["MessageRetentionPeriod"] == "1"

@@ -67,6 +67,19 @@ def test_two_make_one_queue_at_once(attributes: dict[str, str]) -> None:
     assert told["__type"].endswith("#QueueNameExists")
 
 
+def test_the_queue_for_dead_letters_goes_while_one_is_made() -> None:
+    halves = Halves()
+    halves.ask("CreateQueue", {"QueueName": "dead"})
+    policy = json.dumps({"deadLetterTargetArn": "arn:aws:sqs:us-east-1:000000000000:dead", "maxReceiveCount": 1})
+    making = halves.begin("CreateQueue", {"QueueName": "q", "Attributes": {"RedrivePolicy": policy}})
+    while not isinstance(making[1], model.CreateQueue):
+        halves.answer_one(making)
+    halves.ask("DeleteQueue", {"QueueUrl": "dead"})
+    told = halves.finish(making)
+    assert told["__type"].endswith("#InvalidParameterValueException")
+    assert told["message"].endswith("Reason: There is no queue named 'dead'.")
+
+
 def test_two_give_permissions_at_once() -> None:
     halves = Halves()
     halves.ask("CreateQueue", {"QueueName": "q"})
