@@ -180,6 +180,25 @@ def test_a_dead_letter_keeps_its_uuid_from_queue_to_queue(bench: Bench) -> None:
     assert (len(uuids), message.dead_letter.source) == (1, "d.fifo")
 
 
+@pytest.mark.parametrize("on_receive", [True, False])
+def test_receives_count_in_each_dead_letter_queue_anew(bench: Bench, on_receive: bool) -> None:
+    """Also when a message was given back after a receive that removed it."""
+    bench.create("e.fifo")
+    bench.create("d.fifo", dead_letter=model.DeadLetter("e.fifo", 2, on_receive=on_receive))
+    bench.create(dead_letter=model.DeadLetter("d.fifo", 2, on_receive=True))
+    bench.send("g1")
+    for _ in range(2):
+        assert list(bench.receive(visibility_ms=0)) == ["g1"]
+    assert bench.receive() == {}
+    removed = bench.run(Receive(("d.fifo",)))
+    assert [message.receive_count for message in removed.messages] == [3]
+    bench.run(model.Unreceive("d.fifo", removed.messages))
+    for _ in range(2):
+        assert list(bench.receive(queue="d.fifo", visibility_ms=0)) == ["g1"]
+    assert bench.receive(queue="d.fifo") == {}
+    assert bench.states("e.fifo") == {"g1": "ready"}
+
+
 # --- receives that are repeated ---------------------------------------------------------------------------
 
 
