@@ -18,6 +18,7 @@ import click
 import uvloop
 
 from benchmarks.load import HttpRequest
+from benchmarks.sqs import sdk_requests
 from tq.broker import Broker
 from tq.cli import GARBAGE_OBJECTS, open_store
 from tq.settings import Settings
@@ -27,7 +28,7 @@ MEMORY = Path("/dev/shm")
 QUEUE = "http://tq/queues/q/messages"
 ENVELOPE = '{"content": "%s"}' % ("x" * 98)
 FILL = 10_000  # messages in one request
-OPERATIONS = ("send", "receive", "lease", "batch")
+OPERATIONS = ("send", "receive", "lease", "batch", "SQS send", "SQS send 10")
 RECEIVES_PER_S = 200_000  # more than are done, so that the queue does not run empty
 
 
@@ -100,7 +101,10 @@ async def measure(operation: str, seconds: float, lines: list[Line]) -> None:
         batch = HttpRequest("POST", QUEUE, f"{ENVELOPE}\n" * FILL, "application/x-ndjson").as_bytes()
         for _ in range(int(RECEIVES_PER_S * seconds) // FILL):
             await lines[0].ask(batch)
+    over_sqs = sdk_requests("tq", "q", 100)
     request = {
+        "SQS send": over_sqs["send"],
+        "SQS send 10": over_sqs["send 10"],
         "send": HttpRequest("POST", QUEUE, ENVELOPE),
         "receive": HttpRequest("GET", QUEUE),
         "lease": HttpRequest("GET", f"{QUEUE}?visibility_timeout=3600"),

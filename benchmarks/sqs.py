@@ -100,7 +100,8 @@ def _measure(tq: Tq, cell: str, api: str, connections: int, duration_s: float) -
             left = int(LEASES_PER_SECOND * duration_s)
             while left > 0:
                 left -= send_batch(client, queue, tq.setup.envelope, left)
-        requests = _sqs(tq, queue) if api == "SQS" else _own(tq, queue)
+        host = f"127.0.0.1:{tq.port}"
+        requests = sdk_requests(host, queue, tq.setup.content_bytes) if api == "SQS" else _own(tq, queue)
         counter = "sent" if cell.startswith("send") else "received"
         before = client.json("GET", f"/queues/{queue}")["totals"][counter]
         if cell in ROUNDS:
@@ -127,9 +128,10 @@ def _own(tq: Tq, queue: str) -> dict[str, HttpRequest]:
     }
 
 
-def _sqs(tq: Tq, queue: str) -> dict[str, HttpRequest]:
-    url = f"http://127.0.0.1:{tq.port}/000000000000/{queue}"
-    body = "x" * (tq.setup.content_bytes - 2)
+def sdk_requests(host: str, queue: str, content_bytes: int) -> dict[str, HttpRequest]:
+    """What an SDK sends, by what for."""
+    url = f"http://{host}/000000000000/{queue}"
+    body = "x" * (content_bytes - 2)
     entries = [{"Id": str(number), "MessageBody": body} for number in range(ENTRIES)]
     handles = [{"Id": str(number), "ReceiptHandle": token} for number, token in enumerate(TOKENS)]
     inputs = {
@@ -143,7 +145,7 @@ def _sqs(tq: Tq, queue: str) -> dict[str, HttpRequest]:
     return {
         name: HttpRequest(
             "POST",
-            f"http://127.0.0.1:{tq.port}/",
+            f"http://{host}/",
             json.dumps({"QueueUrl": url, **wanted}),
             JSON_1_0,
             (("X-Amz-Target", f"AmazonSQS.{operation}"), *SDK),

@@ -42,12 +42,11 @@ class Request:
     """
 
     __slots__ = (
+        "_media_type",
         "asked",
         "body",
-        "has_json",
         "headers",
         "is_list",
-        "media_type",
         "method",
         "params",
         "path",
@@ -73,8 +72,17 @@ class Request:
         self.asked: Any = None
         self.told: Any = None
         self.is_list = False
-        self.media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-        self.has_json = self.media_type in _JSON_TYPES
+        self._media_type: str | None = None  # until somebody wants to know
+
+    @property
+    def media_type(self) -> str:
+        if self._media_type is None:
+            self._media_type = self.headers.get("content-type", "").partition(";")[0].strip().lower()
+        return self._media_type
+
+    @property
+    def has_json(self) -> bool:
+        return self.media_type in _JSON_TYPES
 
     def with_body(self, body: bytes) -> Request:
         """Another request with the same head."""
@@ -88,8 +96,7 @@ class Request:
         other.asked = self.asked
         other.told = None
         other.is_list = False
-        other.media_type = self.media_type
-        other.has_json = self.has_json
+        other._media_type = self.media_type
         return other
 
     def query_as(self, shape: type[T]) -> T:

@@ -48,6 +48,15 @@ def _lower(name: bytes) -> str:
     return lower
 
 
+def _joined(pairs: list[tuple[bytes, bytes]]) -> dict[str, str]:
+    """Headers of which some are repeated: their values in one (RFC 9110, 5.3)."""
+    headers: dict[str, str] = {}
+    for name, value in pairs:
+        key, text = _lower(name), value.decode("latin-1").rstrip(" \t")
+        headers[key] = f"{headers[key]}, {text}" if key in headers else text
+    return headers
+
+
 @lru_cache
 def _method(name: bytes) -> str:
     return name.decode()
@@ -124,6 +133,7 @@ class RequestParser:
         self._max_body_bytes = max_body_bytes
         self._llhttp: Any = None  # made when there is something to parse: many connections send only known heads
         self._head: Head | None = None
+        self._pairs: list[tuple[bytes, bytes]] | None = None  # the head's, until all of them are there
         self._resumed: Head | None = None
         self._url = b""
         self._body: bytes | bytearray = b""
@@ -189,7 +199,7 @@ class RequestParser:
     def close(self) -> None:
         self.is_over = True
         self.owes_continue = False
-        self._head = self._resumed = self._llhttp = None  # llhttp's object refers back to this one
+        self._head = self._pairs = self._resumed = self._llhttp = None  # llhttp's object refers back to this one
         self.part = ""
         self._body = b""
 
@@ -199,6 +209,7 @@ class RequestParser:
         if self._resumed:
             return
         self._head = Head()
+        self._pairs = self._head.pairs
         self.part = "header"
         self._url = b""
         self._first_bytes = self._fed_bytes
@@ -209,15 +220,11 @@ class RequestParser:
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._head is None or self._resumed:
-            return
-        pairs = self._head.pairs
-        if self.part == "body":
+        if self._pairs is not None:
+            self._pairs.append((name, value))
+        elif self.part == "body" and not self._resumed:
             self._trailers += 1  # RFC 9110, 6.5.1: not to be taken for headers
-        else:
-            pairs.append((name, value))
-        if len(pairs) + self._trailers > MAX_HEADERS:
-            raise HeadersTooLarge(f"More than {MAX_HEADERS} headers.")
+            self._check_number(self._trailers)
 
     def on_headers_complete(self) -> None:
         if self._resumed:
@@ -225,14 +232,17 @@ class RequestParser:
             return
         head, llhttp = self._head, self._llhttp
         assert head
-        headers = head.headers
+        pairs, self._pairs = head.pairs, None
+        self._check_number(len(pairs))
         known = _known_names.get
-        for name, value in head.pairs:
-            key = known(name) or _lower(name)
-            text = value.decode("latin-1").rstrip(" \t")  # RFC 9110, 5.5; llhttp leaves what is behind the value
-            headers[key] = f"{headers[key]}, {text}" if key in headers else text
+        headers = head.headers = {
+            known(name) or _lower(name): value.decode("latin-1").rstrip(" \t")  # RFC 9110, 5.5; llhttp does not
+            for name, value in pairs
+        }
+        if len(headers) < len(pairs):
+            headers = head.headers = _joined(pairs)
         if self._first_bytes + self.size + self._fed_bytes > self._max_header_bytes:
-            size = len(self._url) + sum(len(name) + len(value) + 4 for name, value in head.pairs)
+            size = len(self._url) + sum(len(name) + len(value) + 4 for name, value in pairs)
             if size > self._max_header_bytes:
                 raise self._headers_too_large()
         head.method = _method(llhttp.get_method())
@@ -243,7 +253,7 @@ class RequestParser:
         if "host" not in headers:
             if not head.is_1_0:
                 raise HostMissing
-        elif len(headers) < len(head.pairs) and sum(_lower(name) == "host" for name, _ in head.pairs) > 1:
+        elif len(headers) < len(pairs) and sum(_lower(name) == "host" for name, _ in pairs) > 1:
             raise HostMissing
         self.part = "body"
         self.size = self._framing_bytes = 0
@@ -257,10 +267,10 @@ class RequestParser:
             raise InvalidRequest("No Transfer-Encoding is taken but chunked, in HTTP/1.1.")
         if coding is None and int(headers["content-length"]) > self._max_body_bytes:
             raise self._body_too_large()
-        if headers.get("content-encoding", "identity").lower() != "identity":
+        if "content-encoding" in headers and headers["content-encoding"].lower() != "identity":
             raise UnsupportedMediaType("Content-Encoding is not taken; send the body as it is.")
-        # HTTP/1.0 knows no 100 (RFC 9110, 10.1.1).
-        self.owes_continue = headers.get("expect", "").lower() == "100-continue" and not head.is_1_0
+        if "expect" in headers:  # HTTP/1.0 knows no 100 (RFC 9110, 10.1.1)
+            self.owes_continue = headers["expect"].lower() == "100-continue" and not head.is_1_0
 
     def on_body(self, piece: bytes) -> None:
         self.owes_continue = False
@@ -310,6 +320,10 @@ class RequestParser:
             self._llhttp.feed_data(f"POST / HTTP/1.1\r\n{''.join(framing)}\r\n".encode("latin-1"))
         if rest and not self.is_over:
             self.feed(rest)
+
+    def _check_number(self, headers: int) -> None:
+        if headers > MAX_HEADERS:
+            raise HeadersTooLarge(f"More than {MAX_HEADERS} headers.")
 
     def _headers_too_large(self) -> HeadersTooLarge:
         return HeadersTooLarge(f"The request line and headers have more than {self._max_header_bytes:,} bytes.")

@@ -63,7 +63,8 @@ _OPERATIONS: dict[str, tuple[type[shapes.Input], Callable[[Call, Any], Operation
     "UntagQueue": (shapes.UntagQueue, queues.untag_queue),
 }
 _NOT_AT_A_QUEUE = ("CreateQueue", "ListQueues")
-_DECODERS = {name: msgspec.json.Decoder(shape).decode for name, (shape, _) in _OPERATIONS.items()}
+# Of the JSON protocol, by what it calls them: how their input is decoded, and the operation.
+_TARGETS = {TARGET + name: (msgspec.json.Decoder(shape).decode, name) for name, (shape, _) in _OPERATIONS.items()}
 
 
 class Endpoint:
@@ -85,14 +86,13 @@ class Endpoint:
 
     def ask(self, request: Request) -> Steps:
         """Run the operation that a request names, and answer in its protocol."""
-        target = request.headers.get("x-amz-target")
-        protocol = _Query(request) if target is None else _Json(request, target)
+        protocol = _Json(request) if "x-amz-target" in request.headers else _Query(request)
         try:
             if len(request.body) > MAX_BODY_BYTES:
                 message = f"A request has at most {MAX_BODY_BYTES} bytes."
                 raise SqsError("RequestEntityTooLarge", message, status=413)
             begin, wanted = protocol.read()
-            call = Call(request, protocol.credential(), self._account, self._purged, self._deleted)
+            call = Call(request, protocol.credential, self._account, self._purged, self._deleted)
             try:
                 output = yield from self._permitted(request, begin(call, wanted))
             except SqsError as error:
@@ -154,7 +154,6 @@ class _Protocol:
     def __init__(self, request: Request) -> None:
         self._request = request
         self._request_id = _request_id()
-        self._name = ""
 
     def read(self) -> tuple[_Begin, Any]:
         """The operation that is asked for, and its input. Raises SqsError."""
@@ -177,19 +176,16 @@ class _Protocol:
 class _Json(_Protocol):
     """AWS JSON 1.0: the operation in a header, its input as the body."""
 
-    def __init__(self, request: Request, target: str) -> None:
-        super().__init__(request)
-        self._name = target[len(TARGET) :] if target.startswith(TARGET) else ""
-
     def read(self) -> tuple[_Begin, Any]:
-        if self._name not in _OPERATIONS:
+        target = _TARGETS.get(self._request.headers["x-amz-target"])
+        if target is None:
             raise SqsError(UNKNOWN_OPERATION, "The operation that X-Amz-Target names is not known.")
-        body = self._request.body or b"{}"
+        decoder, name = target
         try:
-            wanted = decode(_DECODERS[self._name], body)
+            wanted = decode(decoder, self._request.body or b"{}")
         except TqError as error:
             raise SqsError("SerializationException", error.detail) from error
-        return _OPERATIONS[self._name][1], wanted
+        return _OPERATIONS[name][1], wanted
 
     def answer(self, output: Output) -> Response:
         told = output if all(output.values()) else {name: value for name, value in output.items() if _is_told(value)}
@@ -212,6 +208,7 @@ class _Query(_Protocol):
 
     def __init__(self, request: Request) -> None:
         super().__init__(request)
+        self._name = ""
         self._parameters: dict[str, str] = {}
 
     def read(self) -> tuple[_Begin, Any]:

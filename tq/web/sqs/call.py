@@ -9,12 +9,14 @@ import binascii
 import re
 import time
 from base64 import b64decode, b64encode
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from functools import lru_cache
 from typing import Any
 
 from tq import model
 from tq.model import Command, Query
 from tq.web.exchange import Request
+from tq.web.router import MAX_REMEMBERED_LENGTH, REMEMBERED_PATHS
 from tq.web.sqs.attributes import Scope
 from tq.web.sqs.errors import invalid_parameter, invalid_value, missing, modeled
 
@@ -50,11 +52,13 @@ class Recent:
 
 
 class Call:
-    """One request. `account` is the server's, `credential` what says who has signed it and for which region."""
+    """One request. `account` is the server's, `credential` gives what says who has signed it and for which region."""
 
     __slots__ = ("_credential", "_request", "_scope", "account", "deleted", "purged")
 
-    def __init__(self, request: Request, credential: str, account: str, purged: Recent, deleted: Recent) -> None:
+    def __init__(
+        self, request: Request, credential: Callable[[], str], account: str, purged: Recent, deleted: Recent
+    ) -> None:
         self._request = request
         self._credential = credential
         self._scope: Scope | None = None
@@ -66,7 +70,7 @@ class Call:
     def scope(self) -> Scope:
         """Whose queues it is about."""
         if self._scope is None:
-            signed = _SIGNED_FOR.search(self._credential)
+            signed = _SIGNED_FOR.search(self._credential())
             self._scope = Scope(signed[1] if signed else REGION, self.account)
         return self._scope
 
@@ -79,16 +83,24 @@ class Call:
         named = queue_url or self._request.params.get("queue")
         if not named:
             raise missing("QueueUrl")
-        before, _, name = named.partition("?")[0].removesuffix("/").rpartition("/")
-        if not name or before.endswith(":/"):  # then it is the host
-            raise modeled("InvalidAddress", f"The address {named} is not valid for this endpoint.")
-        return name
+        return _known_queue(named) if len(named) <= MAX_REMEMBERED_LENGTH else _queue_at(named)
 
     def url(self, queue: str) -> str:
         """The URL of a queue, at the host that the client has used."""
         headers = self._request.headers
         scheme = "https" if headers.get("x-forwarded-proto") == "https" else "http"
         return f"{scheme}://{headers.get('host', 'localhost')}/{self.account}/{queue}"
+
+
+def _queue_at(url: str) -> str:
+    """The name in a queue's URL, or itself. Raises SqsError."""
+    before, _, name = url.partition("?")[0].removesuffix("/").rpartition("/")
+    if not name or before.endswith(":/"):  # then it is the host
+        raise modeled("InvalidAddress", f"The address {url} is not valid for this endpoint.")
+    return name
+
+
+_known_queue = lru_cache(maxsize=REMEMBERED_PATHS)(_queue_at)
 
 
 def is_fifo(queue: str) -> bool:

@@ -46,7 +46,7 @@ def to_draft(message: Message, is_fifo: bool, trace: str | None) -> Draft:
     if not body:
         raise missing("MessageBody")
     content = body.encode()
-    if not is_valid(body, content):
+    if (not content.isascii() or content.translate(None, _VALID_ASCII)) and _INVALID.search(body):  # most is ASCII
         raise modeled("InvalidMessageContents", _INVALID_CHARACTERS)
     delay_s = message.delay_seconds
     if delay_s is not None and not 0 <= delay_s <= MAX_DELAY_S:
@@ -66,13 +66,6 @@ def to_draft(message: Message, is_fifo: bool, trace: str | None) -> Draft:
         group = None
     delay_ms = None if delay_s is None else delay_s * 1000
     return Draft(content, TEXT, delay_ms, None, 0, group, dedup_id, headers or None, attributes or None, notes or None)
-
-
-def is_valid(text: str, encoded: bytes) -> bool:
-    """Whether text holds only characters of XML 1.0; most is ASCII, where that is found out quickly."""
-    if encoded.isascii():
-        return not encoded.translate(None, _VALID_ASCII)
-    return not _INVALID.search(text)
 
 
 def check_id(value: str, parameter: str) -> None:
