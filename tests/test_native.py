@@ -408,6 +408,14 @@ async def test_a_trailing_slash_is_ignored(api: Api, path: str) -> None:
     assert_empty(await api("OPTIONS", f"{path}/"))
 
 
+async def test_a_message_that_is_missing_purges_nothing(api: Api) -> None:
+    """`DELETE …/messages/$receipt` of a script that has no receipt."""
+    await create(api, "a")
+    await send(api, 1)
+    assert_refused(await api("DELETE", "/queues/a/messages/"), "message_not_found", "slash")
+    assert shown(await api("DELETE", "/queues/a/messages")) == {"purged": 1}
+
+
 async def test_head_of_the_get_that_consumes_consumes_nothing(api: Api) -> None:
     await create(api, "a")
     await send(api, 1)

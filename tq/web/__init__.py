@@ -123,7 +123,7 @@ ROUTES = openapi.published(
         native.purge_queue,
         native.queue_purged,
         answers={200: _json(shapes.Purged)},
-        errors=_NO_QUEUE,
+        errors=(*_NO_QUEUE, MessageNotFound),
     ),
     Route(
         "GET",

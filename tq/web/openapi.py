@@ -37,7 +37,8 @@ PATH = "/openapi.json"
 
 ABOUT = """\
 Beside what stands here, OPTIONS on any path answers `Allow`, HEAD works wherever a GET only looks, and a trailing slash
-is ignored. A JSON body may come without a `Content-Type`, or with the form type that `curl -d` sends unasked.
+is ignored, but in a purge. A JSON body may come without a `Content-Type`, or with the form type that `curl -d` sends
+unasked.
 """
 
 # What a request may meet before its route has looked at it, and what its kind may meet in the storage.
