@@ -20,7 +20,7 @@ import uvloop
 from benchmarks.load import HttpRequest
 from benchmarks.sqs import sdk_requests
 from tq.broker import Broker
-from tq.cli import GARBAGE_OBJECTS, open_store
+from tq.cli.serving import GARBAGE_OBJECTS, open_store
 from tq.settings import Settings
 from tq.web.server import Application, Server
 

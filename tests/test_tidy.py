@@ -30,6 +30,7 @@ ROWS: list[set[str]] = [
     {"tq.lifecycle.timers"},
     {"tq.lifecycle"},
     {"tq.store.directory"},
+    {"tq.store.lmdb.tx"},
     {"tq.store.lmdb", "tq.store.memory"},
     {"tq.writer", "tq.clock", "tq.waiters"},
     {"tq.broker"},
@@ -42,19 +43,20 @@ ROWS: list[set[str]] = [
     {"tq.web.sqs.queues"},
     {"tq.web", "tq.web.connection", "tq.web.sqs"},
     {"tq.web.server"},
+    {"tq.cli.serving", "tq.cli.tokens"},
     {"tq.cli"},
     {"tq.__main__"},
 ]
 
 # A vendor is known to these modules alone. `tornado` may go where it serves, `lmdb` where it stores.
 VENDORS = {
-    "lmdb": {"tq.store.lmdb"},
+    "lmdb": {"tq.store.lmdb", "tq.store.lmdb.tx"},
     "msgpack": {"tq.codec"},
     "sortedcontainers": {"tq.store.memory", "tq.waiters"},
     "tornado": {"tq.web.connection", "tq.web.server"},
     "httptools": {"tq.web.parser"},
-    "click": {"tq.cli"},
-    "uvloop": {"tq.cli"},
+    "click": {"tq.cli", "tq.cli.serving", "tq.cli.tokens"},
+    "uvloop": {"tq.cli.serving"},
 }
 
 # What would make the state depend on anything but the commands.

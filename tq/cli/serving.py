@@ -1,4 +1,4 @@
-"""The command line: flags to settings, and the one place where the concrete parts are put together."""
+"""`tq serve`: flags to settings, and the one place where the concrete parts of a server are put together."""
 
 from __future__ import annotations
 
@@ -26,12 +26,6 @@ log = logging.getLogger("tq.cli")
 GARBAGE_OBJECTS = 20_000  # may pile up before cycles are looked for; a request leaves none
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="tq")
-def main() -> None:
-    """tq: a durable message queue that speaks HTTP."""
-
-
 def _setting_options(command: Any) -> Any:
     """One option for each row of the settings table."""
     for field in reversed(msgspec.structs.fields(Settings)):
@@ -56,7 +50,7 @@ _TYPES = {
 }
 
 
-@main.command()
+@click.command()
 @_setting_options
 def serve(**flags: Any) -> None:
     """Run the server until SIGTERM or SIGINT."""
@@ -110,30 +104,6 @@ def _reload(server: Server, settings: Settings) -> None:
         log.error("%s The tokens stay as they were.", error)
     else:
         log.warning("the tokens were read again")
-
-
-@main.group()
-def token() -> None:
-    """Tokens, with which clients show who they are."""
-
-
-@token.command()
-@click.option("--tokens", "file", envvar="TQ_TOKENS", required=True, type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--name", required=True, help="Whose it is; over SQS the access key.")
-@click.option("--allow", multiple=True, required=True, help="A right, as send:orders.* or *:*; can be repeated.")
-def create(file: Path, name: str, allow: tuple[str, ...]) -> None:
-    """Make a token and print it, once.
-
-    Rights are send, receive, manage and observe, each for the queues whose names match a pattern.
-    """
-    try:
-        shown, made = tokens.create(file, name, allow)
-    except StartError as error:
-        click.echo(f"tq: {error}", err=True)
-        sys.exit(error.exit_code)
-    click.echo(f"token:                 {shown}")
-    click.echo(f"SQS access key id:     {made.name}")
-    click.echo(f"SQS secret access key: {made.sqs_secret}")
 
 
 def open_store(settings: Settings) -> Store:
