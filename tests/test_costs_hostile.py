@@ -1,7 +1,7 @@
 """Requests that are made to cost much: what each takes grows as its size does and no faster.
 
-A map of msgpack, a number of SQS and a list of signed headers were quadratic once. It is this process's own time that is
-measured, and the bounds are some ten times what it takes.
+A map of msgpack, a number of SQS and a list of signed headers were quadratic once. It is this process's own time that
+is measured, and the bounds are some ten times what it takes.
 """
 
 from __future__ import annotations
