@@ -21,7 +21,7 @@ from tests.wire import Wire, ask
 from tq.web.parser import Head, KnownHeads, RequestParser
 
 MAX_BYTES = 1 << 20
-SHORT = settings(max_examples=120, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+SHORT = settings(max_examples=100, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 LONG = settings(SHORT, max_examples=30_000)
 STREAMS = st.lists(requests(), min_size=1, max_size=3)
 
@@ -185,7 +185,7 @@ def assert_survived(server: Server, good: Wire, stream: list[bytes]) -> None:
         wire.rest()
 
 
-@settings(SHORT, max_examples=80)
+@settings(SHORT, max_examples=60)
 @given(stream=STREAMS)
 def test_a_server_survives_them(server: Server, good: Wire, stream: list[bytes]) -> None:
     assert_survived(server, good, stream)
