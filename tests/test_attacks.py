@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from tests.harness import Server, findings
 from tests.wire import Wire, ask
 from tq.lifecycle.queues import MAX_GARBAGE
+from tq.web.parser import Head, KnownHeads, RequestParser
 
 ONE = b'{"content":1}'
 EVIL = ["\r\nX-Evil: 1", "\n\n<html>", "\x1b[2J\x1b]0;evil\x07", "\x00", "\x9b31m", "é", "\u2028", "\ud800"]
@@ -65,6 +67,14 @@ def test_what_is_sent_with_a_message_comes_back_in_no_header_as_it_is(server: Se
     assert got.headers["X-Content-Type-Options"] == "nosniff"
     assert got.headers["Tq-Group"].isascii()
     assert got.headers["Tq-Group"].isprintable()
+
+
+@pytest.mark.parametrize("byte", [*range(0x21), *range(0x7F, 0x100)], ids=hex)
+def test_a_target_has_no_bytes_that_a_terminal_would_obey(byte: int) -> None:
+    """So none gets into the log, which shows targets as they are."""
+    parsed: deque[tuple[Head, bytes]] = deque()
+    RequestParser(parsed, KnownHeads(), 32_768, 1_024).feed(b"GET /a%bb HTTP/1.1\r\nHost: tq\r\n\r\n" % bytes([byte]))
+    assert [bool(head.refusal) for head, _ in parsed] == [True]
 
 
 def test_a_content_type_cannot_carry_more_than_it_says(server: Server) -> None:

@@ -164,7 +164,7 @@ class _Exchange(WholeRequest):
         except TqError as error:
             self._response = problem(error)
         except Exception:
-            log.exception("%s %r failed", head.method, head.target)
+            log.exception("%s %s failed", head.method, head.target)
             self._response = problem(InternalError())
 
     def _read(self, head: Head, body: bytes) -> None:
@@ -232,7 +232,7 @@ class _Exchange(WholeRequest):
         except TqError as error:
             response = problem(error)
         except Exception:
-            log.exception("%s %r could not be answered", self._request.method, self._request.path)
+            log.exception("%s %s could not be answered", self._request.method, self._request.path)
             response = problem(InternalError())
         self._respond(response)
 
@@ -243,7 +243,7 @@ class _Exchange(WholeRequest):
         except StopIteration as stop:
             self._respond(stop.value)
         except Exception:
-            log.exception("%s %r could not be answered", self._request.method, self._request.path)
+            log.exception("%s %s could not be answered", self._request.method, self._request.path)
             self._respond(problem(InternalError()))
         else:
             self._submit(asked)

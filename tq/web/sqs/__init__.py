@@ -105,7 +105,7 @@ class Endpoint:
         except TqError as error:
             return protocol.error(from_tq(error))
         except Exception:
-            log.exception("%s %r failed", request.method, request.path)
+            log.exception("%s %s failed", request.method, request.path)
             return protocol.error(from_tq(InternalError()))
         return protocol.answer(output)
 
