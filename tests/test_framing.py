@@ -22,7 +22,7 @@ from tq.web.parser import Head, KnownHeads, RequestParser
 
 MAX_BYTES = 1 << 20
 SHORT = settings(max_examples=100, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-LONG = settings(SHORT, max_examples=30_000)
+LONG = settings(SHORT, max_examples=5_000)
 STREAMS = st.lists(requests(), min_size=1, max_size=3)
 
 Found = tuple[str, str, dict[str, str], bytes]

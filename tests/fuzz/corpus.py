@@ -10,10 +10,11 @@ import msgpack
 
 from tests import sqs_cases_messages, sqs_cases_moves, sqs_cases_queues, sqs_cases_receipts, test_wire
 from tests.fuzz.targets import MAX_INPUT_BYTES, TARGETS
-from tests.golden import GOLDEN, OLD_MESSAGES, OLD_QUEUES
+from tests.golden import GOLDEN, NOW_MS, OLD_MESSAGES, OLD_QUEUES
 from tests.sqs_model import OPERATIONS, input_shape
 from tests.sqs_wire import flatten
 from tests.wire import ask, chunked
+from tq import keys
 
 ONE = b'{"content":1}'
 
@@ -93,6 +94,12 @@ def _receipts() -> Iterator[bytes]:
     )
 
 
+def _due_entry() -> Iterator[bytes]:
+    for kind in keys.DueKind:
+        yield keys.due_key(NOW_MS + 1, kind, 1, b"abcdefgh")
+        yield keys.due_key(NOW_MS + 1, kind, 2, b"")
+
+
 def _token_file() -> Iterator[bytes]:
     token = {"name": "a", "sha256": "00" * 32, "sqs_secret": "s", "allow": ["*:*", "look:orders", "send:[!o*?]"]}
     yield json.dumps([token]).encode()
@@ -108,12 +115,14 @@ def _signature() -> Iterator[bytes]:
     yield f"\n\n{urlencode(query)}\n\n".encode()
 
 
-_SEEDS = (_connection, _sqs, _send, _msgpack_content, _records, _receipts, _token_file, _signature)
+_SEEDS = (_connection, _sqs, _send, _msgpack_content, _records, _receipts, _due_entry, _token_file, _signature)
 
 # What was found: each was an error, a hang or a wrong answer once.
 FOUND: dict[str, list[bytes]] = {
     # What was refused behind a request that would like another protocol was a traceback in the log, and a 500.
     "connection": [b"\0" + ask("POST", "/", ONE, "Connection: Upgrade", "Upgrade: h2c") + b"GET / HTTP/1.1\r\n\r\n"],
+    # Keys have no checksum: one that was damaged stopped all timers.
+    "due_entry": [b"\0" * 5, bytes(8) + b"\x63\0\0\0\1"],
     # Records whose checksum fits, but not their shape, were errors of Python.
     "records": [b"\x01\x81\xa1k\xa2\xc3\xa4", b"\x01\x98\xff\xff", b"\x01\xa1\xff"],
 }

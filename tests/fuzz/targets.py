@@ -6,22 +6,27 @@ import json
 import tempfile
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgpack
 import msgspec
 
 from tests.fuzz.world import World
+from tests.golden import NOW_MS
 from tests.sqs_model import OPERATIONS
 from tests.wire import ask
-from tq import codec, keys, model, tokens
+from tq import codec, keys, lifecycle, model, tokens
 from tq.codec import ChunkedBody, CorruptRecord, MessageRecord
 from tq.errors import Forbidden, StartError
+from tq.store import Tx
+from tq.store.memory import MemoryStore
 from tq.web.exchange import Request
 from tq.web.sqs.errors import SqsError
 from tq.web.sqs.signature import verify
 
+MAX_KEY_BYTES = 511  # of LMDB
 MAX_INPUT_BYTES = 4_096
 MAX_SECONDS = 1.0  # of this process's own time, for an input of so many bytes
 
@@ -107,6 +112,23 @@ def receipts(data: bytes) -> None:
     assert _status(WORLD.say(ask("POST", "/queues/q/acks", body))) == 200
 
 
+def due_entry(data: bytes) -> None:
+    """A key in `due`, whose value is what it ends with. Time goes on behind it: the lease of another message ends."""
+
+    def apply(tx: Tx, commands: Sequence[model.Command], now_ms: int) -> list[Any]:
+        if data and now_ms > NOW_MS:
+            tx.space(keys.DUE).put(data[:MAX_KEY_BYTES], data[13:])
+        return lifecycle.apply(tx, commands, now_ms)
+
+    store = MemoryStore(apply)
+    store.commit([model.CreateQueue("q", model.QueueSettings()), model.Send("q", (model.Draft(b"1"),))], NOW_MS)
+    store.commit([model.Receive(("q",), visibility_ms=1_000)], NOW_MS)
+    ticked = store.commit([model.Tick(1_000)], NOW_MS + 1_000)
+    assert not [result for result in ticked if isinstance(result, Exception)], ticked
+    messages = store.read(lambda tx: lifecycle.answer(tx, model.GetQueue("q"), NOW_MS)).messages
+    assert messages.ready == 1 or keys.parse_due(data)[1] is keys.DueKind.TTL, messages
+
+
 def token_file(data: bytes) -> None:
     with tempfile.NamedTemporaryFile() as file:
         file.write(data)
@@ -160,7 +182,8 @@ def msgpack_content(data: bytes) -> None:
 
 
 TARGETS: dict[str, Target] = {
-    each.__name__: each for each in (connection, sqs, send, msgpack_content, records, receipts, token_file, signature)
+    each.__name__: each
+    for each in (connection, sqs, send, msgpack_content, records, receipts, due_entry, token_file, signature)
 }
 
 
