@@ -51,7 +51,7 @@ ROWS: list[set[str]] = [
 # A vendor is known to these modules alone. `tornado` may go where it serves, `lmdb` where it stores.
 VENDORS = {
     "lmdb": {"tq.store.lmdb", "tq.store.lmdb.tx"},
-    "msgpack": {"tq.codec"},
+    "msgpack": {"tq.codec", "tq.web.formats"},
     "sortedcontainers": {"tq.store.memory", "tq.waiters"},
     "tornado": {"tq.web.connection", "tq.web.server"},
     "httptools": {"tq.web.parser"},

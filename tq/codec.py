@@ -246,12 +246,14 @@ def join_body(record: MessageRecord, pieces: list[bytes]) -> MessageRecord:
     whole = b"".join(pieces)
     if len(whole) != body.size or crc32(whole) != body.checksum:
         raise CorruptRecord("the chunks are not the body that was sent")
-    head = msgpack.unpackb(whole[: body.headers_size]) if body.headers_size else None
-    headers, attributes, notes = head if isinstance(head, list) else (head, None, None)
+    try:
+        head = msgpack.unpackb(whole[: body.headers_size]) if body.headers_size else None
+        headers, plain, notes = head if isinstance(head, list) else (head, None, None)
+        attributes = _attributes(plain)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise CorruptRecord(f"not the headers of a message: {error}") from error
     content = whole[body.headers_size :]
-    return msgspec.structs.replace(
-        record, body=content, headers=headers, attributes=_attributes(attributes), notes=notes
-    )
+    return msgspec.structs.replace(record, body=content, headers=headers, attributes=attributes, notes=notes)
 
 
 def content_bytes(record: MessageRecord) -> int:
@@ -310,7 +312,7 @@ def unpack_queue(value: bytes) -> QueueRecord:
             fields.append(0)
         queue_id, next_sequence, created_at_ms, settings, size, in_flight, delayed, blocked, counters, watch_ms = fields
         known = msgspec.convert(settings, QueueSettings) if settings != {} else _DEFAULT_SETTINGS
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, AttributeError) as error:
         raise CorruptRecord(f"not a queue record: {error}") from error
     return QueueRecord(
         queue_id, next_sequence, created_at_ms, known, size, in_flight, delayed, blocked, counters, watch_ms
@@ -337,7 +339,7 @@ def unpack_move(value: bytes) -> MoveTask:
     """Raises CorruptRecord."""
     try:
         return MoveTask(**_unseal(value, VERSION))
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise CorruptRecord(f"not a move task: {error}") from error
 
 

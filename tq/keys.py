@@ -67,6 +67,7 @@ LOWEST_RANK = 9
 class DueKind(IntEnum):
     """What is over when an entry of `due` is."""
 
+    DAMAGED = 0  # never written: the key is not what was
     LEASE = 1
     DELAY = 2
     TTL = 3
@@ -172,8 +173,9 @@ def due_key(time_ms: int, kind: DueKind, queue_id: int, message: bytes) -> bytes
 
 
 def parse_due(key: bytes) -> tuple[int, DueKind, int, bytes]:
-    """The parts of a key of `due`: time (ms), kind, queue id, message key."""
-    return int.from_bytes(key[:8]), DueKind(key[8]), int.from_bytes(key[9:13]), key[13:]
+    """The parts of a key of `due`: time (ms), kind, queue id, message key. No checksum says whether it was damaged."""
+    kind = DueKind(key[8]) if len(key) > 8 and key[8] <= DueKind.RETENTION else DueKind.DAMAGED
+    return int.from_bytes(key[:8]), kind, int.from_bytes(key[9:13]), key[13:]
 
 
 _RECEIPT = re.compile("r[A-Za-z0-9_-]{21}[AQgw]")  # 16 bytes in base64url: the last 4 bits are unused, and zero

@@ -122,7 +122,7 @@ def load(path: Path) -> Tokens:
             return Tokens(msgspec.json.decode(file.read(), type=list[Token]))
     except OSError as error:
         raise StartError(f"The tokens in {path} cannot be read ({error.strerror}).", EXIT_USAGE) from error
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise StartError(
             f"{path} is no file of tokens ({error}); make one with tq token create.", EXIT_USAGE
         ) from error

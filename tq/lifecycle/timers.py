@@ -48,7 +48,7 @@ def tick(group: Group, command: model.Tick) -> model.Ticked:
             _forget(group, queue, value, time_ms)
         elif kind is DueKind.ATTEMPT:
             _forget_attempt(group, queue, key, time_ms)
-        else:
+        elif kind is DueKind.RETENTION:
             aged += _end_ages(group, queue, command.limit - aged)
     keep_time(group)
     first = next(group.due.scan(), None)

@@ -165,10 +165,11 @@ class RequestParser:
         self._fed_bytes = len(data)
         if self._llhttp is None:
             self._llhttp = httptools.HttpRequestParser(self)
+        rest: bytes | memoryview | None = None
         try:
             self._llhttp.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            self._go_on(data[upgrade.args[0] :])
+            rest = data[upgrade.args[0] :]
         except httptools.HttpParserError as error:
             cause = error.__context__
             if isinstance(cause, TqError):
@@ -187,6 +188,8 @@ class RequestParser:
                 self._framing_bytes = self._framing_bytes + len(data) if self.size == size else 0
                 if self._framing_bytes > self._max_header_bytes:
                     self.refuse(self._headers_too_large())
+        if rest is not None:  # not above, where the upgrade would be taken for the cause of the next error
+            self._go_on(rest)
 
     def refuse(self, error: TqError) -> None:
         """Put a refusal in the place of what is being read, and read no more."""

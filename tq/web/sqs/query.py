@@ -6,6 +6,7 @@ How lists are flattened and named is said by the service model of older SDKs (bo
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
@@ -82,7 +83,7 @@ def read(found: dict[str, str], operation: str, shape: type[T]) -> T:
 def _fields(tree: Tree, operation: str, shape: Any) -> dict[str, Any]:
     """The parts of a tree that a struct has, with lists and maps put together."""
     fields: dict[str, Any] = {}
-    for field in msgspec.structs.fields(shape):
+    for field in _fields_of(shape):
         name = field.encode_name
         if name in _LISTS:
             found: Any = _items(tree.get(_LISTS[name]))
@@ -96,6 +97,9 @@ def _fields(tree: Tree, operation: str, shape: Any) -> dict[str, Any]:
         if found is not None and found != []:
             fields[name] = found
     return fields
+
+
+_fields_of = lru_cache(msgspec.structs.fields)  # a batch asks for those of one shape again and again
 
 
 def _entry_shape(kind: Any) -> Any:

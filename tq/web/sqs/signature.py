@@ -22,6 +22,7 @@ from tq.web.sqs.errors import SqsError
 
 ALGORITHM = "AWS4-HMAC-SHA256"
 MAX_SKEW_S = 900  # as in AWS
+MAX_SCOPE_LENGTH = 128  # characters; keys are remembered by them
 MAX_EXPIRES_S = 604_800  # a week, of a presigned request
 UNSIGNED = "UNSIGNED-PAYLOAD"
 
@@ -102,7 +103,7 @@ def _read_presigned(query: list[tuple[str, str]]) -> _Signed:
 def _check_scope(scope: str) -> tuple[str, str]:
     """The day and the region that the key is for."""
     parts = scope.split("/")
-    if len(parts) != 4 or parts[2:] != ["sqs", "aws4_request"]:
+    if len(scope) > MAX_SCOPE_LENGTH or len(parts) != 4 or parts[2:] != ["sqs", "aws4_request"]:
         raise _refused("Credential should be scoped to the service 'sqs' and end with 'aws4_request'.")
     return parts[0], parts[1]
 
@@ -124,6 +125,8 @@ def _check_time(signed: _Signed, date: str) -> None:
 def _canonical(request: Request, signed: _Signed) -> str:
     """The canonical request. Host and what says what is asked for must be among what was signed."""
     headers = request.headers
+    if len(set(signed.headers)) < len(signed.headers):  # each may be as long as all of the request's together
+        raise _refused("A header stands twice among the 'SignedHeaders'.")
     for name in ("host", "x-amz-target"):
         if name in headers and name not in signed.headers:
             raise _refused(f"'{name}' must be a 'SignedHeader' in the AWS Signature.")
