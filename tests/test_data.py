@@ -275,6 +275,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_is_said(filled: Path, small_disk: Path) -> None:
     assert "MiB are needed" in refused(4, "backup", "--data-dir", filled, small_disk / "backup")
     assert list(small_disk.iterdir()) == []
+    sentence = refused(4, "dump", "--data-dir", filled, "--output", small_disk / "dump")
+    assert sentence == f"tq: {small_disk / 'dump.part'} cannot be written (No space left on device).\n"
+    assert [path.name for path in small_disk.iterdir()] == ["dump.part"]
 
 
 # --- check -------------------------------------------------------------

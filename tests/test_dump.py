@@ -290,13 +290,20 @@ def test_a_dump_goes_on_where_it_was_cut_off(tmp_path: Path) -> None:
 def test_what_is_damaged_is_left_out_and_told(tmp_path: Path) -> None:
     path = fill(tmp_path / "data", 10)
     store = open_engine("lmdb", path)
-    store.commit([put(keys.ready_space(1), keys.message_key(5), b"?"), put(keys.QUEUES, b"r", b"?")], 0)
+    spoiled = [put(keys.ready_space(1), keys.message_key(5), b"?"), put(keys.QUEUES, b"r", b"?")]
+    spoiled += [put(keys.NOTES, b"q", b"?"), put(keys.DEDUP, keys.queue_prefix(1) + b"\xfe", bytes(16))]
+    store.commit(spoiled, 0)
     store.close()
     ran = tq("dump", "--data-dir", path)
     assert ran.returncode == 1
     assert ran.stderr.splitlines() == [
-        "tq: Left out, because it is damaged: queue r: record version 3f is unknown.",
-        "tq: Left out, because it is damaged: queue q: message 5: record version 3f is unknown.",
+        f"tq: Left out, because it is damaged: {what}."
+        for what in (
+            "The notes of the queue 'q' cannot be read: record version 3f is unknown",
+            "queue r: record version 3f is unknown",
+            "queue q: message 5: record version 3f is unknown",
+            "queue q: the deduplication id fe",
+        )
     ]
     assert [line["id"] for line in parsed(ran.stdout)[2:-1]] == [1, 2, 3, 4, 6, 7, 8, 9, 10]
 

@@ -22,6 +22,7 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from tq import codec, keys, model
 from tq.codec import CorruptRecord
+from tq.errors import QueueDamaged
 from tq.lifecycle.group import Group, Queue
 from tq.lifecycle.looking import show
 from tq.lifecycle.places import key_in, locate, read, space_of
@@ -115,14 +116,20 @@ def lines(tx: Tx, patterns: Sequence[str], report: Callable[[str], None]) -> Ite
         if any(fnmatchcase(name, pattern) for pattern in patterns or ("*",)):
             try:
                 queues.append(Queue(name, codec.unpack_queue(value), tx))
-                yield QueueLine(name, queues[-1].record.settings, group.notes(name))
             except CorruptRecord as error:
                 report(f"queue {name}: {error}")
+                continue
+            try:
+                notes = group.notes(name)
+            except QueueDamaged as error:
+                notes = {}
+                report(str(error).rstrip("."))
+            yield QueueLine(name, queues[-1].record.settings, notes)
     for queue in queues:
         for line in _messages(group, queue, report):
             messages += 1
             yield line
-        yield from _ids(group, queue)
+        yield from _ids(group, queue, report)
     yield End(len(queues), messages)
 
 
@@ -197,12 +204,16 @@ def _known_until_ms(group: Group, queue: Queue, key: bytes, message: model.Messa
     return 0, False
 
 
-def _ids(group: Group, queue: Queue) -> Iterator[IdLine]:
+def _ids(group: Group, queue: Queue, report: Callable[[str], None]) -> Iterator[IdLine]:
     prefix = keys.queue_prefix(queue.id)
     for key, value in group.tx.space(keys.DEDUP).scan(prefix, keys.after_prefix(prefix)):
         message, forget_at_ms = codec.unpack_dedup(value)
         if locate(group, queue, message) is None:
-            dedup_id, in_group = keys.parse_dedup(key)
+            try:
+                dedup_id, in_group = keys.parse_dedup(key)
+            except (ValueError, IndexError):
+                report(f"queue {queue.name}: the deduplication id {key[4:].hex()}")
+                continue
             yield IdLine(queue.name, dedup_id, forget_at_ms - group.ahead_ms(), in_group)
 
 

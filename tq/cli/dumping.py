@@ -71,20 +71,23 @@ def _write(file: BinaryIO, lines: Iterable[Line], tell: Tell) -> None:
 
 
 def _write_file(output: Path, head: Head, lines: Iterator[Line], tell: Tell, resume: bool) -> None:
-    """Write a file that gets its name when it is complete and on disk."""
+    """Write a file that gets its name when it is complete and on disk. Raises StartError."""
     part = output.with_name(output.name + ".part")
-    written = _whole_lines(part, head) if resume else 0
-    with part.open("r+b" if written else "wb") as file:
-        part.chmod(0o600)
-        if written:
-            file.seek(0, os.SEEK_END)
-            _write(file, islice(lines, written - 1, None), tell)
-        else:
-            _write(file, [head], tell)
-            _write(file, lines, tell)
-        os.fsync(file.fileno())
-    part.rename(output)
-    sync_directory(output.absolute().parent)
+    try:
+        written = _whole_lines(part, head) if resume else 0
+        with part.open("r+b" if written else "wb") as file:
+            part.chmod(0o600)
+            if written:
+                file.seek(0, os.SEEK_END)
+                _write(file, islice(lines, written - 1, None), tell)
+            else:
+                _write(file, [head], tell)
+                _write(file, lines, tell)
+            os.fsync(file.fileno())
+        part.rename(output)
+        sync_directory(output.absolute().parent)
+    except OSError as error:
+        raise StartError(f"{part} cannot be written ({error.strerror}).", EXIT_DATA) from error
 
 
 def _whole_lines(part: Path, head: Head) -> int:
