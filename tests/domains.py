@@ -154,6 +154,36 @@ def commands(draw: st.DrawFn) -> model.Command:
 later = st.one_of([settles] * 3 + [transactions] * 2 + [returns] * 2 + [purges])  # most often about what is leased
 groups = st.lists(commands(), min_size=2, max_size=8)
 
+# Times of a dump are the wall clock's, around the time at which an example begins.
+START_MS = 1_700_000_000_000
+around_ms = st.sampled_from([START_MS + ms for ms in (-1_000, 0, 1_000, 2_000, 3_000)])
+told = st.builds(
+    model.Message,
+    st.just(1),
+    contents,
+    st.sampled_from([None, TEXT]),
+    around_ms,
+    st.sampled_from([0, 0, 1, 2]),
+    st.sampled_from([0, 0, 0, 9]),
+    st.sampled_from([None, "g", "g", "h"]),
+    dead_letter=st.sampled_from([None, None, model.DeadLetterOrigin("b", "x", 1)]),
+    visible_at_ms=st.none() | around_ms,
+    expires_at_ms=st.none() | around_ms,
+    dedup_id=st.sampled_from([None, "d", "e"]),
+    attributes=st.sampled_from([None, BINARY]),
+    first_received_at_ms=st.sampled_from([None, START_MS]),
+    uuid=st.sampled_from([None, bytes(16)]),
+    ahead_ms=st.sampled_from([0, 0, 500, -500]),
+)
+loaded = st.one_of(
+    st.lists(
+        st.builds(model.LoadedMessage, any_name, told, st.just(0) | around_ms, seldom)
+        | st.builds(model.LoadedId, any_name, st.sampled_from(["d", "e"]), around_ms, st.sampled_from([None, "g"])),
+        max_size=4,
+    ).map(tuple),
+    st.tuples(st.builds(model.CreateQueue, any_name, queue_settings, st.sampled_from([{}, {"k": "v"}]))),
+)
+
 prefixes = st.sampled_from(["", "a", "ab", "b", "é"])
 queries = st.one_of(
     st.builds(model.ListQueues, prefixes, st.just("") | names, limits),
@@ -164,6 +194,7 @@ queries = st.one_of(
     st.builds(model.ListSources, any_name, st.just("") | names, limits),
     st.just(model.GetTotals()),
     st.just(model.GetClock()),
+    st.just(model.GetLoaded("dump")),
 )
 
 

@@ -12,15 +12,15 @@ from typing import Any
 from msgspec import UNSET, structs
 
 from tests.naive import OracleMessage, OracleQueue
+from tests.oracle_loading import Loading
 from tests.oracle_places import ATTEMPT, DEDUP, DELAY, LEASE, RETENTION, TTL
-from tests.oracle_traffic import Traffic
 from tq import errors, model
 from tq.errors import TqError
 
 CLOCK_GRAIN_MS = 1_000
 
 
-class Oracle(Traffic):
+class Oracle(Loading):
     """`ask` a command or a query, and get the result or the TqError it is refused with."""
 
     def __init__(
@@ -85,19 +85,28 @@ class Oracle(Traffic):
             raise errors.QueueExists
         return model.Created(self._get_queue(model.GetQueue(command.name)), is_new)
 
-    def _add(self, name: str, settings: model.QueueSettings) -> None:
+    def _bring_back(self, command: model.CreateQueue) -> None:
+        self._check_name(command.name)
+        if command.name not in self.queues:
+            self._add(command.name, command.settings, needs_target=False)
+            self.queues[command.name].notes = dict(command.notes)
+        if self.queues[command.name].settings != command.settings:
+            raise errors.QueueExists
+
+    def _add(self, name: str, settings: model.QueueSettings, needs_target: bool = True) -> None:
         if len(self.queues) >= self._max_queues:
             raise errors.TooManyQueues
-        self._check_letter(name, settings)
+        self._check_letter(name, settings, needs_target)
         if settings.fifo != name.endswith(".fifo"):
             raise errors.InvalidRequest
         place = self._new_place()
         self.queues[name] = OracleQueue(name, settings, self._wall_ms, place, place)
 
-    def _check_letter(self, name: str, settings: model.QueueSettings) -> None:
+    def _check_letter(self, name: str, settings: model.QueueSettings, needs_target: bool = True) -> None:
         if settings.dead_letter and settings.dead_letter.queue not in self.queues | {name: None}:
             self._check_name(settings.dead_letter.queue)
-            raise errors.InvalidRequest
+            if needs_target:
+                raise errors.InvalidRequest
         letter = settings.dead_letter
         while letter:
             if letter.queue == name:

@@ -298,7 +298,8 @@ class Traffic(Places):
                 else:
                     self._enter(queue, message, 0)
 
-    def _resurrect(self, queue: OracleQueue, shown: model.Message) -> None:
+    def _told(self, message_id: int, shown: model.Message) -> OracleMessage:
+        """A message of which everything is known that is shown of one, but not where it is."""
         draft = model.Draft(
             shown.content,
             shown.media_type,
@@ -309,14 +310,19 @@ class Traffic(Places):
             attributes=shown.attributes,
             notes=shown.notes,
         )
-        message = OracleMessage(shown.id, draft, shown.sent_at_ms)
+        message = OracleMessage(message_id, draft, shown.sent_at_ms)
         message.born_ms = shown.sent_at_ms + shown.ahead_ms
         message.expires_ms = shown.expires_at_ms + self._offset_ms if shown.expires_at_ms else 0
-        message.receives, message.attempt = shown.receive_count - 1, shown.attempt
+        message.receives, message.before = shown.receive_count, shown.receives_before
         message.first_ms = shown.first_received_at_ms or 0
-        message.before = shown.receives_before
-        message.uuid = None if shown.uuid == uuid_of(queue, shown.id) else shown.uuid
-        message.origin = shown.dead_letter
+        message.uuid, message.origin = shown.uuid, shown.dead_letter
+        return message
+
+    def _resurrect(self, queue: OracleQueue, shown: model.Message) -> None:
+        message = self._told(shown.id, shown)
+        message.receives, message.attempt = shown.receive_count - 1, shown.attempt
+        if shown.uuid == uuid_of(queue, shown.id):
+            message.uuid = None
         queue.counters["received"] -= 1
         queue.counters["acked"] -= 1
         head = queue.heads.get(shown.group or "")

@@ -97,6 +97,17 @@ class Author:
         visibility_ms = choice([None, 500, 5_000])
         return Receive((name,), self.chance.randint(1, 3), visibility_ms, attempt_id=choice([None, "x", "y"]))
 
+    def load(self, name: str) -> model.Load:
+        draft = self.draft(name)
+        group, ids = draft.group, ("d", "e")
+        message = model.Message(1, draft.content, None, NOW_MS, 1, 0, group, draft.headers, dedup_id=draft.dedup_id)
+        forgotten_ms = NOW_MS + 100_000
+        parts = (
+            model.LoadedMessage(name, message, forgotten_ms),
+            model.LoadedId(name, self.chance.choice(ids), forgotten_ms),
+        )
+        return model.Load(f"dump {self.chance.random()}", 0, 3, parts)
+
     def unreceive(self) -> model.Unreceive:
         received = self.received.pop() if len(self.received) > 1 else self.received[0]
         return model.Unreceive(received.queue, received.messages)
@@ -121,6 +132,7 @@ MAKERS: dict[type, tuple[int, Callable[[Author, str], model.Command]]] = {
     model.MoveSome: (4, lambda by, name: model.MoveSome("c", "m", by.chance.randint(1, 3))),
     model.Transaction: (8, lambda by, name: by.transaction(name)),
     model.Tick: (8, lambda by, name: model.Tick(by.chance.choice([1, 100]))),
+    model.Load: (2, lambda by, name: by.load(name)),
     model.SetClock: (1, lambda by, name: model.SetClock(by.chance.choice([0, 1_500]))),
 }
 

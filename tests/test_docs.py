@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from tq.web.router import Router
 from tq.web.shapes import Envelope, ReceiveParameters
 
 API = (ROOT / "docs/api.md").read_text()
+DATA = (ROOT / "docs/data.md").read_text()
 OPERATIONS = (ROOT / "docs/operations.md").read_text()
 README = (ROOT / "README.md").read_text()
 
@@ -101,6 +103,37 @@ def test_examples_are_what_happens(document: str, start: Callable[..., Server]) 
         shell.close()
 
 
+def masked_figures(text: str) -> str:
+    """The text without sizes, times and identities."""
+    text = re.sub(r"[\d.,]+ (MiB|s|a second)\b", r"N \1", text)
+    text = re.sub(r'"(id|snapshot)":"[^"]+"', r'"\1":ID', text)
+    return re.sub(r'_at_ms":\d+', '_at_ms":TIME', text).strip()
+
+
+def test_examples_of_commands_are_what_happens(start: Callable[..., Server], tmp_path: Path) -> None:
+    """Beside a server on the data directory `data`, as the document has it."""
+    if not shutil.which("curl"):
+        pytest.skip("curl is not installed")
+    server = start()
+    shell = Shell()
+    try:
+        shell.run(f'cd {tmp_path}; export TQ_DATA_DIR=data PYTHONPATH={ROOT}; tq() {{ {sys.executable} -m tq "$@"; }}')
+        examples = console_examples(DATA)
+        assert {command.split()[1] for command, _ in examples if command.startswith("tq ")} == {
+            "backup",
+            "restore",
+            "check",
+            "compact",
+            "dump",
+            "load",
+        }
+        for command, expected in examples:
+            printed = shell.run(command.replace("http://localhost:8000", server.url))
+            assert masked_figures(printed) == masked_figures(expected), command
+    finally:
+        shell.close()
+
+
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")
 def test_every_route_is_documented(route) -> None:
     table = API.partition("## ")[0]
@@ -158,14 +191,14 @@ def test_every_exit_code_is_documented() -> None:
     import tq.errors
 
     codes = {value for name, value in vars(tq.errors).items() if name.startswith("EXIT_")}
-    assert codes == {2, 3, 4, 5}
+    assert codes == {1, 2, 3, 4, 5}
     for code in codes:
         assert f"\n| {code} | " in OPERATIONS
 
 
 def test_the_readme_is_short_and_its_links_lead_somewhere() -> None:
     assert README.count("\n") <= 200
-    for target in re.findall(r"\]\(([^)#]+)\)", README + API + OPERATIONS):
+    for target in re.findall(r"\]\(([^)#]+)\)", README + API + DATA + OPERATIONS):
         assert target.startswith("http") or (ROOT / target).exists() or (ROOT / "docs" / target).exists(), target
 
 

@@ -27,13 +27,14 @@ from hypothesis.stateful import (
 )
 from msgspec import structs
 
-from tests import naive, oracle, oracle_places, oracle_traffic
+from tests import naive, oracle, oracle_loading, oracle_places, oracle_traffic
 from tests.domains import (
     FORGED,
     LIVE,
     NAMINGS,
     OLD,
     OWNER,
+    START_MS,
     attempts,
     commands,
     few_drafts,
@@ -44,6 +45,7 @@ from tests.domains import (
     later,
     lease_times_ms,
     limits,
+    loaded,
     names,
     queries,
     steps_ms,
@@ -59,7 +61,6 @@ from tq.audit import audit
 from tq.errors import TqError
 from tq.lifecycle import moving, queues, receiving
 
-START_MS = 1_700_000_000_000
 PAGE_BYTES = 9_000  # two or three of the larger contents
 MAX_SKIPPED = 2
 ATTEMPT_MS = 2_000
@@ -291,6 +292,13 @@ class Machine(RuleBasedStateMachine):
             group = [model.CancelMove(name, "all")] if is_cancelled else []
         raise AssertionError("it goes on for ever")
 
+    @rule(parts=loaded, skipped=st.sampled_from([0] * 9 + [1]), command=commands())
+    def load(self, parts: Any, skipped: int, command: model.Command) -> None:
+        """Lines of a dump behind those that were loaded, or not quite."""
+        after = self.oracle.loaded.get("dump", 0) + skipped
+        named = tuple(fitted(part, self.naming) for part in parts)
+        self.run([command, model.Load("dump", after, after + len(parts) + 1, named)])
+
     @rule(name=names)
     def cancel_a_move(self, name: str) -> None:
         self.run([model.StartMove(name, "short"), model.CancelMove(name, "short")])
@@ -364,6 +372,8 @@ def plain_one(result: Any) -> Any:
         return plain(result)
     if isinstance(result, model.Sent) and result.refused:
         return structs.replace(result, refused=tuple((place, type(refusal)) for place, refusal in result.refused))
+    if isinstance(result, model.Refused):
+        return result.index, type(result.error)
     if isinstance(result, model.Ticked):
         return result.next_due_ms, {name: number for name, number in result.arrivals.items() if number}
     return result
@@ -389,7 +399,7 @@ def test_lifecycle_knows_every_command_and_query() -> None:
     assert lifecycle._ANSWER.keys() == queries - by_the_broker
 
 
-MODEL = [Path(module.__file__ or "") for module in (naive, oracle_places, oracle_traffic, oracle)]
+MODEL = [Path(module.__file__ or "") for module in (naive, oracle_places, oracle_traffic, oracle_loading, oracle)]
 
 
 @pytest.mark.parametrize("path", MODEL, ids=lambda path: path.stem)

@@ -25,13 +25,15 @@ ROWS: list[set[str]] = [
     {"tq.lifecycle.places"},
     {"tq.lifecycle.looking"},
     {"tq.lifecycle.queues", "tq.lifecycle.sending", "tq.lifecycle.moving"},
-    {"tq.lifecycle.settling"},
+    {"tq.lifecycle.settling", "tq.lifecycle.loading"},
     {"tq.lifecycle.receiving"},
     {"tq.lifecycle.timers"},
     {"tq.lifecycle"},
+    {"tq.dump"},
     {"tq.store.directory"},
     {"tq.store.lmdb.tx"},
-    {"tq.store.lmdb", "tq.store.memory"},
+    {"tq.store.lmdb.snapshot"},
+    {"tq.store.lmdb", "tq.store.lmdb.copies", "tq.store.memory"},
     {"tq.writer", "tq.clock", "tq.waiters"},
     {"tq.broker"},
     {"tq.web.exchange", "tq.web.parser", "tq.web.shapes"},
@@ -43,19 +45,20 @@ ROWS: list[set[str]] = [
     {"tq.web.sqs.queues"},
     {"tq.web", "tq.web.connection", "tq.web.sqs"},
     {"tq.web.server"},
-    {"tq.cli.serving", "tq.cli.tokens"},
+    {"tq.cli.data"},
+    {"tq.cli.dumping", "tq.cli.serving", "tq.cli.tokens"},
     {"tq.cli"},
     {"tq.__main__"},
 ]
 
 # A vendor is known to these modules alone. `tornado` may go where it serves, `lmdb` where it stores.
 VENDORS = {
-    "lmdb": {"tq.store.lmdb", "tq.store.lmdb.tx"},
+    "lmdb": {"tq.store.lmdb", "tq.store.lmdb.tx", "tq.store.lmdb.snapshot"},
     "msgpack": {"tq.codec", "tq.web.formats"},
     "sortedcontainers": {"tq.store.memory", "tq.waiters"},
     "tornado": {"tq.web.connection", "tq.web.server"},
     "httptools": {"tq.web.parser"},
-    "click": {"tq.cli", "tq.cli.serving", "tq.cli.tokens"},
+    "click": {"tq.cli", "tq.cli.data", "tq.cli.dumping", "tq.cli.serving", "tq.cli.tokens"},
     "uvloop": {"tq.cli.serving"},
 }
 
@@ -72,6 +75,7 @@ PURE = {
     "tq.store",
     "tq.waiters",
     "tq.audit",
+    "tq.dump",
 }
 PURE |= {"tq.lifecycle"} | {f"tq.lifecycle.{path.stem}" for path in (ROOT / "tq" / "lifecycle").glob("[!_]*.py")}
 

@@ -7,6 +7,9 @@ a store that is in doubt, never for a request.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from heapq import merge
+from itertools import groupby
+from operator import itemgetter
 
 from tq import codec, keys
 from tq.codec import ChunkedBody, CorruptRecord, MessageRecord, QueueRecord
@@ -26,7 +29,7 @@ class _Audit:
     def __init__(self, tx: Tx) -> None:
         self._tx = tx
         self._garbage = {keys.queue_id_of(key) for key, _ in tx.space(keys.GARBAGE).scan()}
-        self._names = {key.decode() for key, _ in tx.space(keys.QUEUES).scan()}
+        self._names = {key.decode(errors="replace") for key, _ in tx.space(keys.QUEUES).scan()}
         self._owners: dict[int, str] = {}
         self._chunks: set[bytes] = set()
         self._groups: dict[bytes, bytes] = {}
@@ -37,7 +40,7 @@ class _Audit:
     def findings(self) -> Iterator[str]:
         next_queue_id = int.from_bytes(self._tx.space(keys.META).get(keys.NEXT_QUEUE_ID) or b"\x01")
         for key, value in self._tx.space(keys.QUEUES).scan():
-            name = key.decode()
+            name = key.decode(errors="replace")
             try:
                 record = codec.unpack_queue(value)
             except CorruptRecord as error:
@@ -52,57 +55,67 @@ class _Audit:
         yield from self._attempts()
         yield from self._notes()
         yield from self._moves()
+        yield from self._loaded()
         yield from self._orphans()
 
     def _queue(self, name: str, record: QueueRecord) -> Iterator[str]:
-        messages: dict[bytes, tuple[str, MessageRecord | None]] = {}
+        """Read message by message: only what groups need is kept of each."""
         counts = {"ready": self._tx.space(keys.ready_space(record.id)).count()}
         counts |= {state: getattr(record, state) for state in _PLACES}
-        for state in counts:
-            found = list(self._messages(record.id, state))
-            if len(found) != counts[state]:
-                yield f"queue {name}: {len(found)} messages are {state} and {counts[state]} are counted"
-            for key, value in found:
-                if key in messages:
-                    yield f"queue {name}: message {keys.sequence_of(key)} is {messages[key][0]} and {state}"
-                try:
-                    messages[key] = (state, codec.unpack_message(value))
-                except CorruptRecord as error:
-                    messages[key] = (state, None)
-                    yield f"queue {name}: message {keys.sequence_of(key)}: {error}"
-        yield from self._sums(name, record, messages)
-        if record.watch_ms:
-            self._due.add(keys.due_key(record.watch_ms, DueKind.RETENTION, record.id, b""))
-        elif record.settings.retention and messages:
-            yield f"queue {name}: nothing watches the ages of its messages"
+        found = dict.fromkeys(counts, 0)
+        total = size = 0
         numbers: set[int] = set()
-        for key, (state, message) in messages.items():
-            number = keys.sequence_of(key)
-            is_one = len(key) == 8 and key[0] <= keys.LOWEST_RANK and 1 <= number < record.next_sequence
-            if not is_one or number in numbers:
-                yield f"queue {name}: the key {key.hex()} is not one that was given out"
-            numbers.add(number)
+        groups: dict[bytes, dict[bytes, str]] = {}
+        double: list[str] = []
+        wrong: list[str] = []
+        states = [self._messages(record.id, state) for state in counts]
+        for key, items in groupby(merge(*states, key=itemgetter(0)), itemgetter(0)):
+            state = ""
+            for _, value, its_state in items:
+                if state:
+                    double.append(f"queue {name}: message {keys.sequence_of(key)} is {state} and {its_state}")
+                state = its_state
+                found[state] += 1
+                try:
+                    message = codec.unpack_message(value)
+                except CorruptRecord as error:
+                    message = None
+                    double.append(f"queue {name}: message {keys.sequence_of(key)}: {error}")
+            total += 1
+            if not _is_given_out(key, record, numbers):
+                wrong.append(f"queue {name}: the key {key.hex()} is not one that was given out")
             if message is not None:
-                yield from self._message(name, record.id, state, key, message)
-        yield from self._groups_of(name, record, messages)
+                size += codec.content_bytes(message)
+                wrong += self._message(name, record.id, state, key, message)
+                if message.group:
+                    groups.setdefault(keys.group_prefix(record.id, message.group), {})[key] = state
+        for state, number in found.items():
+            if number != counts[state]:
+                yield f"queue {name}: {number} messages are {state} and {counts[state]} are counted"
+        yield from double
+        yield from self._sums(name, record, total, size)
+        yield from wrong
+        yield from self._groups_of(name, record, groups)
 
-    def _messages(self, queue_id: int, state: str) -> Iterator[tuple[bytes, bytes]]:
+    def _messages(self, queue_id: int, state: str) -> Iterator[tuple[bytes, bytes, str]]:
         if state == "ready":
-            yield from self._tx.space(keys.ready_space(queue_id)).scan()
+            for key, value in self._tx.space(keys.ready_space(queue_id)).scan():
+                yield key, value, state
             return
         prefix = keys.queue_prefix(queue_id)
         for key, value in self._tx.space(_PLACES[state]).scan(prefix, keys.after_prefix(prefix)):
-            yield key[4:], value
+            yield key[4:], value, state
 
-    def _sums(
-        self, name: str, record: QueueRecord, messages: dict[bytes, tuple[str, MessageRecord | None]]
-    ) -> Iterator[str]:
+    def _sums(self, name: str, record: QueueRecord, total: int, size: int) -> Iterator[str]:
         gone = sum(record.counters.get(end, 0) for end in _ENDS)
-        if record.next_sequence - 1 != len(messages) + gone:
-            yield f"queue {name}: {record.next_sequence - 1} came, {len(messages)} are there and {gone} are gone"
-        size = sum(codec.content_bytes(message) for _, message in messages.values() if message)
+        if record.next_sequence - 1 != total + gone:
+            yield f"queue {name}: {record.next_sequence - 1} came, {total} are there and {gone} are gone"
         if size != record.bytes and not self._has_damage:
             yield f"queue {name}: {size} bytes are there and {record.bytes} are counted"
+        if record.watch_ms:
+            self._due.add(keys.due_key(record.watch_ms, DueKind.RETENTION, record.id, b""))
+        elif record.settings.retention and total:
+            yield f"queue {name}: nothing watches the ages of its messages"
 
     def _message(self, name: str, queue_id: int, state: str, key: bytes, message: MessageRecord) -> Iterator[str]:
         where = f"queue {name}: message {keys.sequence_of(key)}"
@@ -124,14 +137,7 @@ class _Audit:
         if state == "blocked" and not message.group:
             yield f"{where} is blocked and has no group"
 
-    def _groups_of(
-        self, name: str, record: QueueRecord, messages: dict[bytes, tuple[str, MessageRecord | None]]
-    ) -> Iterator[str]:
-        members: dict[bytes, dict[bytes, str]] = {}
-        for key, (state, message) in sorted(messages.items()):
-            if message is not None and message.group:
-                prefix = keys.group_prefix(record.id, message.group)
-                members.setdefault(prefix, {})[key] = state
+    def _groups_of(self, name: str, record: QueueRecord, members: dict[bytes, dict[bytes, str]]) -> Iterator[str]:
         for prefix, states in members.items():
             leaders = self._leaders(prefix, states) if record.settings.fifo else states
             for key, state in states.items():
@@ -158,7 +164,9 @@ class _Audit:
         return in_flight or [min(states)]
 
     def _ids(self) -> Iterator[str]:
-        names = {keys.queue_id_of(key): value.decode() for key, value in self._tx.space(keys.NAMES).scan()}
+        names = {
+            keys.queue_id_of(key): value.decode(errors="replace") for key, value in self._tx.space(keys.NAMES).scan()
+        }
         if names != self._owners:
             yield f"names: {names} are not the queues {self._owners}"
 
@@ -185,13 +193,13 @@ class _Audit:
             try:
                 codec.unpack_notes(value)
             except CorruptRecord as error:
-                yield f"notes of {key.decode()}: {error}"
-            if key.decode() not in self._names:
-                yield f"notes: {key.decode()} is no queue"
+                yield f"notes of {key.decode(errors='replace')}: {error}"
+            if key.decode(errors="replace") not in self._names:
+                yield f"notes: {key.decode(errors='replace')} is no queue"
 
     def _moves(self) -> Iterator[str]:
         for key, value in self._tx.space(keys.MOVES).scan():
-            name = key[:-9].decode()
+            name = key[:-9].decode(errors="replace")
             try:
                 task = codec.unpack_move(value)
             except CorruptRecord as error:
@@ -202,19 +210,35 @@ class _Audit:
             if name not in self._names:
                 yield f"moves: {name} is no queue"
 
+    def _loaded(self) -> Iterator[str]:
+        for key, value in self._tx.space(keys.META).scan(keys.LOADED, keys.after_prefix(keys.LOADED)):
+            if len(value) != 8 or not int.from_bytes(value):
+                yield f"meta: {key.decode(errors='replace')} does not say how many lines were loaded"
+
     def _orphans(self) -> Iterator[str]:
         """Records that belong to nothing, and entries that are missing."""
         known = self._owners.keys() | self._garbage
-        due = {key for key, _ in self._tx.space(keys.DUE).scan()}
-        for key in self._due - due:
+        for_nothing: list[bytes] = []
+        for key, _ in self._tx.space(keys.DUE).scan():
+            if key in self._due:
+                self._due.remove(key)
+            elif key not in self._due_perhaps:
+                for_nothing.append(key)
+        for key in self._due:
             yield f"due: {keys.parse_due(key)} is missing"
-        for key in due - self._due - self._due_perhaps:
-            _, kind, queue_id, _ = keys.parse_due(key)
+        for key in for_nothing:
+            try:
+                _, kind, queue_id, _ = keys.parse_due(key)
+            except (IndexError, ValueError):
+                yield f"due: {key.hex()} is of no kind that is known"
+                continue
             # An id that was used again has left its old entry behind, which does nothing when its time comes.
             if queue_id in self._owners and kind is not DueKind.DEDUP and not self._has_damage:
                 yield f"due: {keys.parse_due(key)} is for nothing"
-        groups = {key: value for key, value in self._tx.space(keys.GROUPS).scan() if key[:4] in self._prefixes()}
-        for entry, _head in groups.items() ^ self._groups.items():
+        for entry, head in self._tx.space(keys.GROUPS).scan():
+            if keys.queue_id_of(entry) in self._owners and self._groups.pop(entry, None) != head:
+                yield f"groups: {entry.hex()} and its messages do not agree"
+        for entry in self._groups:
             yield f"groups: {entry.hex()} and its messages do not agree"
         quarantined = {key for key, _ in self._tx.space(keys.QUARANTINE).scan()}
         for key, _ in self._tx.space(keys.CHUNKS).scan():
@@ -230,5 +254,16 @@ class _Audit:
             if kind_name == "queue" and int(number) not in known:
                 yield f"{space} belongs to no queue"
 
-    def _prefixes(self) -> set[bytes]:
-        return {keys.queue_prefix(queue_id) for queue_id in self._owners}
+
+def _is_given_out(key: bytes, record: QueueRecord, numbers: set[int]) -> bool:
+    """Whether a message of the queue may have the key, and none of those before it the number.
+
+    Keys come in order, so that a number can only be there twice in different ranks. The last rank, which most messages
+    have, need not be remembered.
+    """
+    number = keys.sequence_of(key)
+    is_one = len(key) == 8 and key[0] <= keys.LOWEST_RANK and 1 <= number < record.next_sequence
+    is_new = number not in numbers
+    if key[:1] != bytes([keys.LOWEST_RANK]):
+        numbers.add(number)
+    return is_one and is_new

@@ -217,6 +217,7 @@ class StartError(Exception):
         self.exit_code = exit_code
 
 
+EXIT_FINDINGS = 1  # a check or a dump found damage
 EXIT_USAGE = 2  # a flag or variable is wrong; click's own code for it
 EXIT_ADDRESS = 3  # the port is taken or the host cannot be bound
 EXIT_DATA = 4  # the data directory cannot be used

@@ -2,6 +2,7 @@
 
     sub-database    key                                                     value
     meta            b"next_queue_id", b"probed_at", b"clock"                integers, 8 bytes each
+                    b"loaded/" + id of a dump                               how many of its lines were loaded (8)
     queues          queue name, ASCII                                       queue record (codec)
     names           queue id (4)                                            queue name
     notes           queue name                                              texts that a protocol keeps (codec)
@@ -60,6 +61,7 @@ BY_QUEUE = (IN_FLIGHT, DELAYED, BLOCKED, GROUPS, DEDUP, ATTEMPTS, CHUNKS, QUARAN
 NEXT_QUEUE_ID = b"next_queue_id"
 PROBED_AT = b"probed_at"
 CLOCK = b"clock"
+LOADED = b"loaded/"
 
 LOWEST_RANK = 9
 
@@ -142,6 +144,14 @@ def dedup_key(queue_id: int, dedup_id: str, group: str | None = None) -> bytes:
     if group is None:
         return queue_id.to_bytes(4) + dedup_id.encode()
     return beside_prefix(group_prefix(queue_id, group)) + dedup_id.encode()
+
+
+def parse_dedup(key: bytes) -> tuple[str, str | None]:
+    """The deduplication id in a key of `dedup`, and its group where it is known in that only."""
+    if key[4:5] != _MARK:
+        return key[4:].decode(), None
+    end = 6 + key[5]
+    return key[end:].decode(), key[6:end].decode()
 
 
 def attempt_key(queue_id: int, attempt_id: str) -> bytes:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import click
 
 from tq import __version__
+from tq.cli.data import backup, check, compact_data, restore_backup
+from tq.cli.dumping import dump, load
 from tq.cli.serving import serve
 from tq.cli.tokens import token
 
@@ -15,5 +17,5 @@ def main() -> None:
     """tq: a durable message queue that speaks HTTP."""
 
 
-main.add_command(serve)
-main.add_command(token)
+for command in (serve, token, backup, restore_backup, check, compact_data, dump, load):
+    main.add_command(command)

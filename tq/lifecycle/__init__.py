@@ -20,8 +20,8 @@ chance, no input or output but the transaction. The rules that make a group safe
 - **A queue's record is kept in memory while a group runs and written once**, when the group is done.
 - **Bounded work.** No command touches more than a bounded number of messages; what is longer goes in slices.
 
-The phases of a message's life each have a module: `sending`, `receiving`, `settling`, `timers`, `moving`; `queues` and
-`looking` beside them; `places` moves messages and `group` is what one transaction shares.
+The phases of a message's life each have a module: `sending`, `receiving`, `settling`, `timers`, `moving`; `queues`,
+`looking` and `loading` beside them; `places` moves messages and `group` is what one transaction shares.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from typing import Any
 
 from tq import model
 from tq.errors import TqError
-from tq.lifecycle import looking, moving, queues, receiving, sending, settling, timers
+from tq.lifecycle import loading, looking, moving, queues, receiving, sending, settling, timers
 from tq.lifecycle.group import Group
 from tq.store import Tx
 
@@ -76,6 +76,7 @@ _APPLY: dict[type, Callable[[Group, Any], Any]] = {
     model.Transaction: settling.transact,
     model.Tick: timers.tick,
     model.SetClock: timers.set_clock,
+    model.Load: loading.load,
 }
 
 _ANSWER: dict[type, Callable[[Group, Any], Any]] = {
@@ -85,6 +86,7 @@ _ANSWER: dict[type, Callable[[Group, Any], Any]] = {
     model.GetMessage: looking.get_message,
     model.Peek: looking.peek,
     model.GetClock: looking.get_clock,
+    model.GetLoaded: loading.get_loaded,
     model.ListMoves: moving.list_moves,
     model.ListSources: looking.list_sources,
 }

@@ -58,10 +58,20 @@ def patch(group: Group, command: model.PatchQueue) -> model.QueueInfo | None:
     return describe(group, queue)
 
 
-def _add(group: Group, name: str, settings: model.QueueSettings) -> Queue:
+def bring_back(group: Group, command: model.CreateQueue) -> None:
+    """As `create`, of a queue whose dead-letter queue need not be there: it may have been deleted before."""
+    queue = group.find(command.name)
+    if queue is None:
+        _add(group, command.name, command.settings, needs_target=False)
+        group.set_notes(command.name, command.notes)
+    elif queue.record.settings != command.settings:
+        raise QueueExists(f"The queue {command.name!r} exists with other settings.")
+
+
+def _add(group: Group, name: str, settings: model.QueueSettings, needs_target: bool = True) -> Queue:
     if group.tx.space(keys.QUEUES).count() >= model.MAX_QUEUES:
         raise TooManyQueues(f"The server holds {model.MAX_QUEUES:,} queues, as many as it may.")
-    _check_dead_letter(group, name, settings)
+    _check_dead_letter(group, name, settings, needs_target)
     if settings.fifo != name.endswith(".fifo"):
         raise InvalidRequest("The name of a FIFO queue, and of no other, ends with '.fifo' - at `$.fifo`.")
     return group.add(name, QueueRecord(0, 1, group.wall_ms(), settings))
@@ -80,7 +90,7 @@ def _set(group: Group, queue: Queue, settings: model.QueueSettings) -> None:
         group.watch(queue, group.now_ms if settings.retention and queue.total() else 0)
 
 
-def _check_dead_letter(group: Group, name: str, settings: model.QueueSettings) -> None:
+def _check_dead_letter(group: Group, name: str, settings: model.QueueSettings, needs_target: bool = True) -> None:
     """The target must exist, and following the targets must never lead back."""
     hops = 0
     letter = settings.dead_letter
@@ -88,7 +98,7 @@ def _check_dead_letter(group: Group, name: str, settings: model.QueueSettings) -
         if letter.queue == name:
             raise InvalidRequest(f"The dead letters of {name!r} would come back to it - at `$.dead_letter.queue`.")
         target = group.find(letter.queue)
-        if target is None and hops == 0:
+        if target is None and hops == 0 and needs_target:
             raise InvalidRequest(f"There is no queue named {letter.queue!r} - at `$.dead_letter.queue`.")
         hops += 1
         if hops > MAX_HOPS:

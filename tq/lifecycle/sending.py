@@ -136,7 +136,7 @@ def _find_duplicates(
         duplicate = None
         if dedup_id is not None:
             key = _dedup_key(queue, draft, dedup_id)
-            duplicate = here.get(key) or _remembered(group, key)
+            duplicate = here.get(key) or remembered(group, key)
             if duplicate is None and queue.record.settings.dedup_window:
                 here[key] = next_id
         found.append(duplicate)
@@ -144,7 +144,8 @@ def _find_duplicates(
     return found
 
 
-def _remembered(group: Group, key: bytes) -> int | None:
+def remembered(group: Group, key: bytes) -> int | None:
+    """The id of the message that a deduplication id is known of."""
     value = group.tx.space(keys.DEDUP).get(key)
     if value is None:
         return None
@@ -242,15 +243,14 @@ def _store(group: Group, queue: Queue, draft: model.Draft, dedup_id: str | None 
             )
         )
         message_id = settle_new(group, queue, draft.priority, record, pieces)
-    if dedup_id is not None:
-        _remember(group, queue, _dedup_key(queue, draft, dedup_id), keys.message_key(message_id, draft.priority))
+    window_ms = round(queue.record.settings.dedup_window * 1000)
+    if dedup_id is not None and window_ms:
+        key = keys.message_key(message_id, draft.priority)
+        remember(group, queue, _dedup_key(queue, draft, dedup_id), key, group.now_ms + window_ms)
     return message_id
 
 
-def _remember(group: Group, queue: Queue, dedup_key: bytes, key: bytes) -> None:
-    window_ms = round(queue.record.settings.dedup_window * 1000)
-    if window_ms:
-        forget_at_ms = group.now_ms + window_ms
-        group.tx.space(keys.DEDUP).put(dedup_key, codec.pack_dedup(key, forget_at_ms))
-        due = keys.due_key(forget_at_ms, DueKind.DEDUP, queue.id, key)
-        group.due.put(due, dedup_key[4:])
+def remember(group: Group, queue: Queue, dedup_key: bytes, key: bytes, forget_at_ms: int) -> None:
+    """Know the deduplication id of a message until then."""
+    group.tx.space(keys.DEDUP).put(dedup_key, codec.pack_dedup(key, forget_at_ms))
+    group.due.put(keys.due_key(forget_at_ms, DueKind.DEDUP, queue.id, key), dedup_key[4:])

@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 
 from msgspec import Struct
 
+from tq.errors import TqError
 from tq.model.nouns import MAX_SEQUENCE, MESSAGE_COST_BYTES, Draft, Message, QueueSettings, SettingsChange, State
 
 # --- commands -------------------------------------------------------------
@@ -300,6 +301,49 @@ class SetClock(Command, frozen=True):
     offset_ms: int
 
 
+class LoadedMessage(Struct, frozen=True):
+    """A message of a dump, with its history, to be put behind what is in the queue.
+
+    Its times are the wall clock's, and its age counts from `sent_at_ms` + `ahead_ms`. Its deduplication id is known
+    until `dedup_until_ms` (0: not any more), with `is_of_group` in its group only. `id`, `state`, `attempt` and
+    `receipt` count for nothing.
+    """
+
+    queue: str
+    message: Message
+    dedup_until_ms: int = 0
+    is_of_group: bool = False
+
+
+class LoadedId(Struct, frozen=True):
+    """A deduplication id of a dump whose message was gone; with a `group` it is known in that only."""
+
+    queue: str
+    dedup_id: str
+    until_ms: int
+    group: str | None = None
+
+
+class Load(Command, frozen=True):
+    """Carry on loading a dump: all its lines behind `after` up to `upto`, or none. A queue comes alone.
+
+    Result: None, or `Refused`. Raises InvalidRequest where the lines up to `after` are not what was loaded before.
+    """
+
+    dump: str
+    after: int
+    upto: int
+    parts: tuple[CreateQueue | LoadedMessage | LoadedId, ...]
+    grows: ClassVar[bool] = True
+
+
+class Refused(Struct, frozen=True):
+    """The first part of a `Load` with which something is wrong, so that nothing was done."""
+
+    index: int
+    error: TqError
+
+
 class Probe(Command, frozen=True):
     """Write and sync one small record. Result: None."""
 
@@ -363,6 +407,12 @@ class ListMoves(Query, frozen=True):
 
 class GetTotals(Query, frozen=True):
     """Result: `Totals` over all queues."""
+
+
+class GetLoaded(Query, frozen=True):
+    """Result: how many lines of a dump were loaded."""
+
+    dump: str
 
 
 class GetClock(Query, frozen=True):

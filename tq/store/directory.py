@@ -190,6 +190,25 @@ class DataDirectory:
         return StartError(f"The data directory {self.path} {why}; or choose another with --data-dir.", EXIT_DATA)
 
 
+class DirectoryToRead(DataDirectory):
+    """A directory that a server may hold meanwhile: nothing of it is changed."""
+
+    def __init__(self, path: Path) -> None:
+        """Judge the directory. Raises StartError where there is nothing to read."""
+        self.path = path
+        if not path.is_dir():
+            raise self._refuse("does not exist")
+        if self.is_new():
+            raise self._refuse("holds no data of tq's")
+        self.missing_pages()
+
+    def close(self) -> None:
+        pass
+
+    def _refuse(self, why: str) -> StartError:
+        return StartError(f"The directory {self.path} {why}.", EXIT_DATA)
+
+
 def sync_directory(path: Path) -> None:
     """Make the names in a directory durable; LMDB itself never does."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
