@@ -73,7 +73,7 @@ def is_new_and_works(path: Path) -> bool:
 def test_an_absent_directory_is_made(tmp_path: Path) -> None:
     assert is_new_and_works(tmp_path / "a" / "b" / "data")
     made = {p.name for p in (tmp_path / "a" / "b" / "data").iterdir()}
-    assert made == {"FORMAT", "data.mdb", "lock.mdb", "server.lock", "reserve"}
+    assert made == {"FORMAT", "data.mdb", "lock.mdb", "server.lock", "reserve", "fault"}
     assert (tmp_path / "a" / "b" / "data" / "FORMAT").read_text() == FORMAT + "\n"
 
 

@@ -29,7 +29,7 @@ ROWS: list[set[str]] = [
     {"tq.lifecycle.receiving"},
     {"tq.lifecycle.timers"},
     {"tq.lifecycle"},
-    {"tq.store.directory"},
+    {"tq.store.directory", "tq.store.faults"},
     {"tq.store.lmdb.tx"},
     {"tq.store.lmdb", "tq.store.memory"},
     {"tq.writer", "tq.clock", "tq.waiters"},

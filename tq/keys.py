@@ -1,7 +1,8 @@
 """Where everything is kept: the name of every sub-database and the bytes of every key.
 
     sub-database    key                                                     value
-    meta            b"next_queue_id", b"probed_at", b"clock"                integers, 8 bytes each
+    meta            b"next_queue_id", b"probed_at"                          an integer, 8 bytes
+                    b"clock"                                                two integers, 8 bytes each, and their CRC-32
     queues          queue name, ASCII                                       queue record (codec)
     names           queue id (4)                                            queue name
     notes           queue name                                              texts that a protocol keeps (codec)
@@ -62,6 +63,7 @@ PROBED_AT = b"probed_at"
 CLOCK = b"clock"
 
 LOWEST_RANK = 9
+MAX_QUEUE_ID = (1 << 32) - 1
 
 
 class DueKind(IntEnum):
@@ -78,6 +80,11 @@ class DueKind(IntEnum):
 def ready_space(queue_id: int) -> str:
     """The sub-database that holds this queue's ready messages."""
     return f"queue/{queue_id}"
+
+
+def is_message_key(key: bytes) -> bool:
+    """Whether it can be one; what is not, a disk has made of it."""
+    return len(key) == 8 and key[0] <= LOWEST_RANK
 
 
 def message_key(sequence: int, priority: int = 0) -> bytes:
@@ -171,9 +178,14 @@ def due_key(time_ms: int, kind: DueKind, queue_id: int, message: bytes) -> bytes
     return time_ms.to_bytes(8) + kind.to_bytes(1) + queue_id.to_bytes(4) + message
 
 
+def due_time_ms(key: bytes) -> int:
+    """The time in a key of `due`."""
+    return int.from_bytes(key[:8])
+
+
 def parse_due(key: bytes) -> tuple[int, DueKind, int, bytes]:
-    """The parts of a key of `due`: time (ms), kind, queue id, message key."""
-    return int.from_bytes(key[:8]), DueKind(key[8]), int.from_bytes(key[9:13]), key[13:]
+    """The parts of a key of `due`: time (ms), kind, queue id, message key. Raises ValueError when it is none."""
+    return due_time_ms(key), DueKind(int.from_bytes(key[8:9])), int.from_bytes(key[9:13]), key[13:]
 
 
 _RECEIPT = re.compile("r[A-Za-z0-9_-]{21}[AQgw]")  # 16 bytes in base64url: the last 4 bits are unused, and zero

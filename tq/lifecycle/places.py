@@ -48,9 +48,9 @@ def take_out(group: Group, queue: Queue, state: State, key: bytes) -> None:
     if state == "ready":
         queue.ready.delete(key)
         return
-    group.tx.space(_SPACES[state]).delete(keys.shared_key(queue.id, key))
-    setattr(queue.record, state, getattr(queue.record, state) - 1)
-    queue.is_changed = True
+    if group.tx.space(_SPACES[state]).delete(keys.shared_key(queue.id, key)):
+        setattr(queue.record, state, getattr(queue.record, state) - 1)
+        queue.is_changed = True
 
 
 def space_of(group: Group, queue: Queue, state: State) -> Space:
@@ -106,11 +106,8 @@ def leave_group(group: Group, queue: Queue, prefix: bytes, key: bytes) -> None:
         groups.delete(prefix + key) or groups.delete(keys.beside_prefix(prefix) + key)
         return
     groups.delete(prefix)
-    if queue.is_fifo and _take_over(groups, prefix):
-        return
-    following = first_of(groups, prefix)
-    if following is not None:
-        _lead(group, queue, prefix, following)
+    if not queue.is_fifo or not _take_over(groups, prefix):
+        _lead_next(group, queue, prefix)
 
 
 def first_of(groups: Space, prefix: bytes) -> bytes | None:
@@ -130,16 +127,21 @@ def _take_over(groups: Space, prefix: bytes) -> bool:
     return True
 
 
-def _lead(group: Group, queue: Queue, prefix: bytes, key: bytes) -> None:
-    """Make a blocked message the head of its group."""
+def _lead_next(group: Group, queue: Queue, prefix: bytes) -> None:
+    """Make the first blocked message of a group that can be read its head; those before it are set aside."""
     groups = group.tx.space(keys.GROUPS)
-    groups.delete(prefix + key)
-    groups.put(prefix, key)
-    value = group.tx.space(keys.BLOCKED).get(keys.shared_key(queue.id, key)) or b""
-    record = read_or_set_aside(group, queue, "blocked", key, value)
-    if record is not None:
+    while (key := first_of(groups, prefix)) is not None:
+        groups.delete(prefix + key)
+        value = group.tx.space(keys.BLOCKED).get(keys.shared_key(queue.id, key)) or b""
+        try:
+            record = unpack(key, value)
+        except CorruptRecord:
+            _set_aside(group, queue, "blocked", key, value)
+            continue
+        groups.put(prefix, key)
         displace(group, queue, "blocked", key, record)
         enter(group, queue, key, record)
+        return
 
 
 def return_to_group(group: Group, queue: Queue, key: bytes, record: MessageRecord) -> None:
@@ -163,7 +165,7 @@ def return_to_group(group: Group, queue: Queue, key: bytes, record: MessageRecor
     groups.put(prefix + key, b"")
     place(group, queue, "blocked", key, record)
     if first is not None:
-        _lead(group, queue, prefix, first)
+        _lead_next(group, queue, prefix)
 
 
 def enter(group: Group, queue: Queue, key: bytes, record: MessageRecord) -> None:
@@ -310,22 +312,33 @@ def settle_in(group: Group, queue: Queue, key: bytes, record: MessageRecord, pie
 def read_or_set_aside(group: Group, queue: Queue, state: State, key: bytes, value: bytes) -> MessageRecord | None:
     """A message's record, or None for one that is damaged and goes to quarantine. Not for what may still be refused."""
     try:
-        return codec.unpack_message(value)
+        return unpack(key, value)
     except CorruptRecord:
         quarantine(group, queue, state, key, value)
         return None
 
 
+def unpack(key: bytes, value: bytes) -> MessageRecord:
+    """Raises CorruptRecord, also for a record under a key that was never given out."""
+    if not keys.is_message_key(key):
+        raise CorruptRecord("the key is not one of a message")
+    return codec.unpack_message(value)
+
+
 def quarantine(group: Group, queue: Queue, state: State, key: bytes, value: bytes) -> None:
     """Set a message aside whose record cannot be read. What else is known of it is found without the record."""
-    take_out(group, queue, state, key)
-    group.tx.space(keys.QUARANTINE).put(keys.shared_key(queue.id, key), value)
-    queue.count("quarantined")
+    _set_aside(group, queue, state, key, value)
     prefix = keys.queue_prefix(queue.id)
     for entry, head in group.tx.space(keys.GROUPS).scan(prefix, keys.after_prefix(prefix)):
         if head == key or entry.endswith(key):  # a slow search, but only a disk that lies leads here
             leave_group(group, queue, entry if head else keys.group_prefix_of(entry), key)
             return
+
+
+def _set_aside(group: Group, queue: Queue, state: State, key: bytes, value: bytes) -> None:
+    take_out(group, queue, state, key)
+    group.tx.space(keys.QUARANTINE).put(keys.shared_key(queue.id, key), value)
+    queue.count("quarantined")
 
 
 def read(group: Group, queue: Queue, key: bytes, record: MessageRecord) -> MessageRecord:

@@ -33,6 +33,7 @@ from tq.lifecycle.places import (
     return_to_group,
     settle_in,
     take_out,
+    unpack,
 )
 from tq.lifecycle.settling import leased
 
@@ -88,7 +89,7 @@ def _take(group: Group, queue: Queue, command: model.Receive) -> model.Received:
     while item := front.pop_first():
         key, value = item
         try:
-            record = codec.unpack_message(value)
+            record = unpack(key, value)
             is_over = (record.expires_at_ms or queue.retention_ms) and is_expired(group, queue, record)
             if is_over or (most_receives and record.receives_here >= most_receives):
                 over.append((key, record))
@@ -164,7 +165,7 @@ class _GroupByGroup:
         key, value = first
         name: str | None = None
         with suppress(CorruptRecord):
-            record = codec.unpack_message(value)
+            record = unpack(key, value)
             if self._is_held_back(record):
                 return None
             name = record.group
@@ -332,7 +333,10 @@ def _step_behind(group: Group, queue: Queue, prefix: bytes, key: bytes) -> bool:
     found = locate(group, queue, head)
     if found is None or found[0] == "in_flight" or keys.sequence_of(head) < keys.sequence_of(key):
         return False
-    record = codec.unpack_message(found[1])
+    try:
+        record = unpack(head, found[1])
+    except CorruptRecord:
+        return False  # it will be set aside when its turn comes
     displace(group, queue, found[0], head, record)
     place(group, queue, "blocked", head, record)
     groups.delete(prefix + key)

@@ -5,6 +5,7 @@
     lock.mdb    LMDB's table of readers
     server.lock held with flock(2) by the one server that writes
     reserve     allocated room that is given up when the disk is full, so that consumers can go on
+    fault       what went wrong in the last server (`store.faults`)
 
 LMDB makes an empty database out of a missing or empty file, and a file that was cut short kills the process with
 SIGBUS when a missing page is touched. So the file is judged here, by reading it, before LMDB sees it. What FORMAT

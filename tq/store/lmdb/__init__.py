@@ -9,6 +9,11 @@ that grow the store are refused with StorageFull while less than the reserve is 
 file together), and the data directory keeps as much again allocated in a file that is emptied when the disk is full
 all the same.
 
+*Damage.* LMDB keeps no checksums, and looks at a page only when it needs it. What it calls damage ends the use of the
+store: StorageDamaged, and a note in the directory. On some damage LMDB ends the process, by a signal that the
+interpreter notes there too. At a start after either, the whole structure is verified before LMDB touches it. That takes
+time that grows with the file, so it is not done at every start.
+
 *Handles.* `mdb_dbi_open` may be in use by one transaction at a time, so only the writer opens sub-databases: all that
 exist at the start, the others when they are made. A reader can therefore see a sub-database for which there is no
 handle yet (LMDB shows a commit to readers a moment before it returns) or no more (it is just being dropped): it looks
@@ -28,10 +33,11 @@ from typing import Any, TypeVar
 import lmdb
 from lmdb import verify
 
-from tq.errors import EXIT_DATA, StartError, StorageFailed, StorageFull
+from tq.errors import EXIT_DATA, StartError, StorageDamaged, StorageFailed, StorageFull
 from tq.model import Command, StorageInfo
 from tq.store import Apply
 from tq.store.directory import DATA_FILE, DataDirectory
+from tq.store.faults import FaultNote
 from tq.store.lmdb.tx import LmdbTx, LookAgain
 
 T = TypeVar("T")
@@ -45,6 +51,16 @@ LOOK_AGAIN_FOR_S = 10.0  # after which it is an error that nobody foresaw, and m
 LOOK_AGAIN_S = 0.0005  # a reader's pause for the writer, who has what it waits for in a moment
 
 _FULL_CODES = (errno.ENOSPC, errno.EDQUOT)
+_DAMAGE = (
+    lmdb.CorruptedError,
+    lmdb.PageNotFoundError,
+    lmdb.CursorFullError,
+    lmdb.PageFullError,
+    lmdb.ProblemError,
+    lmdb.IncompatibleError,
+    lmdb.BadDbiError,
+    lmdb.BadTxnError,  # after any of these
+)
 
 log = logging.getLogger("tq.store")
 
@@ -60,8 +76,12 @@ class LmdbStore:
         max_spaces: int,
         reserve_bytes: int,
         max_store_bytes: int | None = None,
+        watches_faults: bool = False,
     ) -> None:
-        """Open the directory, or make it. Raises StartError."""
+        """Open the directory, or make it. Raises StartError.
+
+        `watches_faults`: note the signal that kills the process; for one store of a process alone.
+        """
         self._apply = apply
         self._max_spaces = max_spaces
         self._max_store_bytes = max_store_bytes
@@ -69,20 +89,22 @@ class LmdbStore:
         self._closing = Lock()
         self._failure: StorageFailed | None = None
         self._directory = DataDirectory(path)
+        self._fault = FaultNote(path)
         self._readers_checked_at = 0.0
         self._disk_checked_at = 0.0
         self._disk_free_bytes = 0
         try:
-            self._env = self._open()
+            self._env = self._open(watches_faults)
             self._page_bytes: int = self._env.stat()["psize"]
             # A small disk (a tmpfs of 8 MB) must not be all reserve.
             self._reserve_bytes = min(reserve_bytes, self._directory.disk_total_bytes() // 8)
             self._fill_reserve()
         except BaseException:
+            self._fault.close()
             self._directory.close()
             raise
 
-    def _open(self) -> lmdb.Environment:
+    def _open(self, watches_faults: bool) -> lmdb.Environment:
         """Raises StartError."""
         directory = self._directory
         try:
@@ -90,7 +112,12 @@ class LmdbStore:
             if is_new:
                 directory.begin_creation()
             else:
-                self._judge_data_file()
+                missing_pages = directory.missing_pages()
+            fault = self._fault.read()
+            if not is_new and (missing_pages or fault):
+                self._verify_data_file(missing_pages, fault)
+            if watches_faults:
+                self._fault.watch()
             env = lmdb.open(
                 str(directory.path),
                 map_size=MAP_BYTES,
@@ -106,6 +133,8 @@ class LmdbStore:
             if is_new:
                 env.sync(True)
                 directory.end_creation()
+        except _DAMAGE as error:
+            raise self._refuse_data(f"is damaged ({error})") from error
         except (lmdb.Error, OSError) as error:
             raise StartError(
                 f"The data directory {directory.path} cannot be opened ({error}); choose another with --data-dir.",
@@ -113,22 +142,32 @@ class LmdbStore:
             ) from error
         return env
 
-    def _judge_data_file(self) -> None:
-        missing = self._directory.missing_pages()
-        if not missing:
-            return
-        log.warning("data.mdb ends %d pages early: verifying its structure", missing)
+    def _verify_data_file(self, missing_pages: int, fault: str) -> None:
+        """Raises StartError, OSError."""
+        if missing_pages:
+            log.warning("data.mdb ends %d pages early: verifying its structure", missing_pages)
+        else:
+            log.warning("verifying the structure of data.mdb, for the last server ended with: %s", fault)
         findings = _verify(self._directory.path)
         if findings:
-            raise StartError(
-                f"The data.mdb in {self._directory.path} was cut short ({findings[0]}); "
-                f"restore it from a backup or choose another directory with --data-dir.",
-                EXIT_DATA,
-            )
+            raise self._refuse_data(f"{'was cut short' if missing_pages else 'is damaged'} ({findings[0]})")
+        if fault and self._fault.was_verified:
+            raise self._refuse_data(f"has ended two servers, though its structure is sound ({fault})")
+        if fault:
+            self._fault.verified()
+
+    def _refuse_data(self, why: str) -> StartError:
+        return StartError(
+            f"The data.mdb in {self._directory.path} {why}; "
+            f"restore it from a backup or choose another directory with --data-dir.",
+            EXIT_DATA,
+        )
 
     # --- the writer's side -------------------------------------------------------------
 
     def commit(self, commands: Sequence[Command], now_ms: int) -> list[Any]:
+        if self._failure:
+            raise self._failure
         now = time.monotonic()
         self._check_readers(now)
         if self._available_bytes(now) >= self._reserve_bytes:
@@ -176,7 +215,7 @@ class LmdbStore:
             results = self._apply(tx, commands, now_ms)
         except lmdb.Error as error:
             self._abort(tx)
-            if isinstance(error, lmdb.MapFullError) or error.code in (*_FULL_CODES, errno.EIO):
+            if isinstance(error, (lmdb.MapFullError, *_DAMAGE)) or error.code in (*_FULL_CODES, errno.EIO):
                 raise self._write_error(error) from error
             raise
         except BaseException:
@@ -225,6 +264,8 @@ class LmdbStore:
         Carrying on is safe where it is only full: the transaction was aborted, and LMDB refuses to begin
         another when its meta page may be damaged.
         """
+        if isinstance(error, _DAMAGE):
+            return self._fail_damaged(error)
         is_full = isinstance(error, lmdb.MapFullError) or error.code in _FULL_CODES
         if is_full or self._directory.disk_free_bytes() < self._reserve_bytes:
             return StorageFull()
@@ -232,7 +273,14 @@ class LmdbStore:
 
     def _fail(self, why: str) -> StorageFailed:
         self._failure = StorageFailed(why)
+        self._fault.note(why)
         return self._failure
+
+    def _fail_damaged(self, error: lmdb.Error) -> StorageDamaged:
+        failure = StorageDamaged(f"The data file is damaged ({error}): run `tq check`, and restore a backup.")
+        self._fault.note(failure.detail)
+        self._failure = failure
+        return failure
 
     def _check_readers(self, now: float) -> None:
         if now - self._readers_checked_at >= READER_CHECK_S:
@@ -258,6 +306,8 @@ class LmdbStore:
                         raise self._failure from None
                     if time.monotonic() > give_up_at:
                         raise
+                except _DAMAGE as error:
+                    raise self._fail_damaged(error) from error
                 finally:
                     txn.abort()
             time.sleep(LOOK_AGAIN_S)
@@ -276,6 +326,9 @@ class LmdbStore:
 
     def close(self) -> None:
         self._env.close()
+        if self._failure is None:
+            self._fault.stopped_in_order()
+        self._fault.close()
         self._directory.close()
 
     # --- room -------------------------------------------------------------
