@@ -143,6 +143,10 @@ class DataDirectory:
                 end += os.pwrite(self._data, bytes(EXTENT_BYTES), end)
             self._ahead_bytes = end
 
+    def data_bytes(self) -> int:
+        """How long the data file is."""
+        return (self.path / DATA_FILE).stat().st_size
+
     def disk_free_bytes(self) -> int:
         figures = os.statvfs(self.path)
         return figures.f_bavail * figures.f_frsize
@@ -162,12 +166,18 @@ class DataDirectory:
             with suppress(OSError):
                 os.truncate(path, 0)
 
+    def reserve_bytes(self) -> int:
+        """What `empty_reserve` would give back."""
+        try:
+            return (self.path / "reserve").stat().st_size
+        except FileNotFoundError:
+            return 0
+
     def empty_reserve(self) -> bool:
         """Give the reserve's room back to the disk; False when there was none."""
-        path = self.path / "reserve"
-        if not path.exists() or path.stat().st_size == 0:
+        if not self.reserve_bytes():
             return False
-        os.truncate(path, 0)
+        os.truncate(self.path / "reserve", 0)
         return True
 
     def _read_format(self) -> str | None:

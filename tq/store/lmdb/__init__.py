@@ -7,7 +7,8 @@ or disk.
 *Room.* When LMDB runs out of disk even a delete fails, because it copies pages before it changes them. So commands
 that grow the store are refused with StorageFull while less than the reserve is left (free disk and free pages in the
 file together), and the data directory keeps as much again allocated in a file that is emptied when the disk is full
-all the same.
+all the same. Leases, and whatever else takes a little room, may have three quarters of both together: the rest is for
+what gives room back.
 
 *Damage.* LMDB keeps no checksums, and looks at a page only when it needs it. What it calls damage ends the use of the
 store: StorageDamaged, and a note in the directory. On some damage LMDB ends the process, by a signal that the
@@ -25,7 +26,7 @@ from __future__ import annotations
 import errno
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import Any, TypeVar
@@ -49,6 +50,8 @@ DISK_CHECK_S = 1.0  # how often the room on the disk is looked at …
 PLENTY = 64  # … while it is so many reserves; else at each commit
 LOOK_AGAIN_FOR_S = 10.0  # after which it is an error that nobody foresaw, and must not stop the event loop for ever
 LOOK_AGAIN_S = 0.0005  # a reader's pause for the writer, who has what it waits for in a moment
+
+WRITTEN = 32  # times what it costs to hold: a lease writes a record of up to 2 KB into pages that are half full
 
 _FULL_CODES = (errno.ENOSPC, errno.EDQUOT)
 _DAMAGE = (
@@ -170,12 +173,27 @@ class LmdbStore:
             raise self._failure
         now = time.monotonic()
         self._check_readers(now)
-        if self._available_bytes(now) >= self._reserve_bytes:
+        available = self._available_bytes(now)
+        if available >= self._reserve_bytes:
             if self._has_plenty() and self._max_store_bytes is None:
                 self._directory.write_ahead(self._file_bytes())
             return self._commit_group(commands, now_ms)
-        results = iter(self._commit_group([c for c in commands if not c.grows], now_ms))
-        return [StorageFull() if command.grows else next(results) for command in commands]
+        fitting = list(self._fit(commands, available))
+        results = iter(self._commit_group([command for command in fitting if command], now_ms))
+        return [next(results) if command else StorageFull() for command in fitting]
+
+    def _fit(self, commands: Sequence[Command], available: int) -> Iterator[Command | None]:
+        """What may be done of each command when only the reserve is left."""
+        spare = available + self._directory.reserve_bytes() - self._reserve_bytes // 2
+        for command in commands:
+            if command.takes_room or (command.takes_reserve and spare <= 0):
+                yield None
+                continue
+            fitting = command
+            while fitting.takes_reserve and fitting.cost_bytes * WRITTEN > spare and (smaller := fitting.smaller()):
+                fitting = smaller
+            spare -= fitting.cost_bytes * WRITTEN if fitting.takes_reserve else 0
+            yield fitting
 
     def _commit_group(self, commands: Sequence[Command], now_ms: int) -> list[Any]:
         if len(commands) > 1:
@@ -195,10 +213,13 @@ class LmdbStore:
         except StorageFailed:
             raise
         except StorageFull as full:
-            if command.grows or not self._directory.empty_reserve():
+            if command.takes_room:
                 return full
-            log.warning("the disk is full: the reserve is released")
-            return self._commit_alone(command, now_ms)
+            if self._directory.empty_reserve():
+                log.warning("the disk is full: the reserve is released")
+                return self._commit_alone(command, now_ms)
+            smaller = command.smaller()
+            return full if smaller is None else self._commit_alone(smaller, now_ms)
         except Exception as error:
             return error
 
@@ -349,7 +370,8 @@ class LmdbStore:
 
     def _room_bytes(self) -> int:
         used = self._used_bytes()
-        room = self._directory.disk_free_bytes() + self._file_bytes() - used
+        # What lies behind the last page is room too: written ahead, or left there by a write that a full disk cut off.
+        room = self._directory.disk_free_bytes() + max(self._directory.data_bytes(), self._file_bytes()) - used
         if self._max_store_bytes is not None:
             # The reserve is for the disk: a quota may be used up to the last page.
             room = min(room, self._max_store_bytes - used + self._reserve_bytes)
