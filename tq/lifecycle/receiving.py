@@ -119,7 +119,7 @@ def _take(group: Group, queue: Queue, command: model.Receive) -> model.Received:
     for key, record in over:
         _end(group, queue, key, record)
     for key, value in damaged:
-        quarantine(group, queue, "ready", key, value)
+        quarantine(group, queue, key, value)
     is_cut_short |= queue.is_fifo  # the next of their groups are ready only now
     ids = tuple(keys.sequence_of(key) for key, _ in damaged)
     return model.Received(tuple(messages), queue.name, ids, is_cut_short, ready_at_ms=ready_at_ms)
@@ -169,7 +169,7 @@ class _GroupByGroup:
             if self._is_held_back(record):
                 return None
             name = record.group
-        self._queue.ready.delete(key)
+        self._queue.ready.pop_first()
         self._prefix = keys.group_prefix(self._queue.id, name) if name else b""
         return first
 
@@ -178,7 +178,9 @@ class _GroupByGroup:
         key = first_of(self._groups, self._prefix)
         if key is None:
             return None
-        value = self._group.tx.space(keys.BLOCKED).get(keys.shared_key(self._queue.id, key)) or b""
+        value = self._group.tx.space(keys.BLOCKED).get(keys.shared_key(self._queue.id, key))
+        if value is None:
+            return None  # its entry is damaged
         with suppress(CorruptRecord):
             record = codec.unpack_message(value)
             if record.due_at_ms > self._group.now_ms or self._is_held_back(record):

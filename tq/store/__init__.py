@@ -57,7 +57,8 @@ Apply = Callable[[Tx, Sequence[Any], int], "list[Any]"]
 """`apply(tx, commands, now_ms)` gives one result for each command: a value, or the TqError it was refused with.
 
 It must be deterministic and may be called again with the same commands after its transaction was thrown away. A command
-that is refused has written nothing. Any other exception means that the transaction must be thrown away.
+that is refused has written nothing. Any other exception means that the transaction must be thrown away. It raises
+StorageDamaged when what it finds there cannot be.
 """
 
 

@@ -239,6 +239,9 @@ class LmdbStore:
             if isinstance(error, (lmdb.MapFullError, *_DAMAGE)) or error.code in (*_FULL_CODES, errno.EIO):
                 raise self._write_error(error) from error
             raise
+        except StorageDamaged as damage:
+            self._abort(tx)
+            raise self._fail_damaged(damage) from damage
         except BaseException:
             self._abort(tx)
             raise
@@ -297,7 +300,7 @@ class LmdbStore:
         self._fault.note(why)
         return self._failure
 
-    def _fail_damaged(self, error: lmdb.Error) -> StorageDamaged:
+    def _fail_damaged(self, error: Exception) -> StorageDamaged:
         failure = StorageDamaged(f"The data file is damaged ({error}): run `tq check`, and restore a backup.")
         self._fault.note(failure.detail)
         self._failure = failure

@@ -100,7 +100,10 @@ class _LmdbSpace:
         self._cursor: Any = None  # made by the first pop, for the others
 
     def get(self, key: bytes) -> bytes | None:
-        value: bytes | None = self._txn.get(key, None, self._handle)
+        try:
+            value: bytes | None = self._txn.get(key, None, self._handle)
+        except lmdb.BadValsizeError:
+            return None  # no key has none or so many bytes, unless a disk has made it
         return value
 
     def put(self, key: bytes, value: bytes) -> None:
@@ -113,7 +116,10 @@ class _LmdbSpace:
             raise ValueError(f"append of {key!r}, which is there already")
 
     def delete(self, key: bytes) -> bool:
-        deleted: bool = self._txn.delete(key, b"", self._handle)
+        try:
+            deleted: bool = self._txn.delete(key, b"", self._handle)
+        except lmdb.BadValsizeError:
+            return False
         return deleted
 
     def pop_first(self) -> tuple[bytes, bytes] | None:
