@@ -86,6 +86,10 @@ def _lease(run: Any) -> None:
     run(2_100)  # it expired
     run(2_200, Receive(("plain",), 5, visibility_ms=2 * HOUR_MS))
     run(2_210, Receive(("plain",), 3))  # removed
+    [plain] = run(2_212, Receive(("plain",), 1, visibility_ms=HOUR_MS))
+    run(2_214, model.Settle("plain", (model.Reject(plain.messages[0].receipt),)), model.Cancel("plain", 50))
+    run(2_216, Send("plain", (Draft(body("plain", 302), dedup_id="one"),)))  # a duplicate
+    run(2_218, Send("plain", (Draft(body("plain", 303), ttl_ms=10),)))  # it expires
     run(2_220, Receive(("sqs",), 1, visibility_ms=10))
     run(2_300)
     run(2_310, Receive(("sqs",), 1, visibility_ms=10, attempt_id="soon over"))
@@ -106,7 +110,10 @@ def _end(run: Any) -> None:
     run(3_140, model.StartMove("dead", "running", "kept", 100), model.MoveSome("dead", "running", 1))
     run(3_150, model.PurgeQueue("purged"), model.DeleteQueue("gone"))
     run(3_160, Send("purged", (Draft(body("purged", 10)),)))
-    run(3_170, model.SetClock(0), model.Probe())
+    run(3_162, model.StartMove("purged", "homeless"), model.MoveSome("purged", "homeless", 9))  # it fails
+    for at_ms in (3_170, 3_190, 3_210):  # the last one makes it a dead letter, which stays
+        run(at_ms, Receive(("sqs",), 1, visibility_ms=10))
+    run(3_230, model.SetClock(0), model.Probe())
 
 
 def _spoil(tx: Any, space: str, number: int) -> None:
