@@ -83,7 +83,10 @@ class DataDirectory:
         if found is None:
             raise self._refuse("holds a data.mdb but no FORMAT file, so it is not known to be tq's")
         if found != FORMAT:
-            raise self._refuse(f"has the format {found!r}, and this version of tq reads {FORMAT!r}")
+            number = found.removeprefix("tq ")
+            is_newer = number.isdecimal() and int(number) > int(FORMAT.removeprefix("tq "))
+            made = "was made by a newer version of tq: it " if is_newer else ""
+            raise self._refuse(f"{made}has the format {found!r}, and this version of tq reads {FORMAT!r}")
         if not has_data:
             raise self._refuse("has lost its data.mdb; restore it from a backup")
         return False

@@ -155,7 +155,10 @@ class LmdbStore:
         if findings:
             raise self._refuse_data(f"{'was cut short' if missing_pages else 'is damaged'} ({findings[0]})")
         if fault and self._fault.was_verified:
-            raise self._refuse_data(f"has ended two servers, though its structure is sound ({fault})")
+            why = (
+                f"has ended two servers, though its structure is sound ({fault}): remove the file `fault` to try again"
+            )
+            raise self._refuse_data(why)
         if fault:
             self._fault.verified()
 
