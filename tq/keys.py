@@ -179,8 +179,8 @@ def due_key(time_ms: int, kind: DueKind, queue_id: int, message: bytes) -> bytes
 
 
 def due_time_ms(key: bytes) -> int:
-    """The time in a key of `due`."""
-    return int.from_bytes(key[:8])
+    """The time in a key of `due`; of one that is too short, the time that it is in order with."""
+    return int.from_bytes(key[:8].ljust(8, b"\0"))
 
 
 def parse_due(key: bytes) -> tuple[int, DueKind, int, bytes]:

@@ -51,7 +51,7 @@ def tick(group: Group, command: model.Tick) -> model.Ticked:
             _forget(group, queue, value, time_ms)
         elif kind is DueKind.ATTEMPT:
             _forget_attempt(group, queue, key, time_ms)
-        else:
+        elif queue.record.watch_ms == time_ms:
             aged += _end_ages(group, queue, command.limit - aged)
     keep_time(group)
     first = next(group.due.scan(), None)
