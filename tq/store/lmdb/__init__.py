@@ -62,6 +62,7 @@ _DAMAGE = (
     lmdb.ProblemError,
     lmdb.IncompatibleError,
     lmdb.BadDbiError,
+    lmdb.NotFoundError,  # of what a cursor stands on, or a list has named
     lmdb.BadTxnError,  # after any of these
 )
 
