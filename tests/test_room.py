@@ -13,6 +13,7 @@ from tests.harness import fill_disk, findings, open_store
 from tq import lifecycle, model
 from tq.errors import StorageFull
 from tq.model import CreateQueue, PurgeQueue, Receive, Sweep
+from tq.store.directory import DATA_FILE
 from tq.store.lmdb import LmdbStore
 
 MIB = 1 << 20
@@ -230,3 +231,13 @@ def test_what_expires_on_a_full_disk_becomes_dead_letters_bit_by_bit(
 def counts(store: LmdbStore, queue: str) -> model.Counts:
     info: model.QueueInfo = store.read(lambda tx: lifecycle.answer(tx, model.GetQueue(queue), 1_000))
     return info.messages
+
+
+def test_what_lies_behind_the_last_page_is_room(small_disk: Path) -> None:
+    """As a write leaves it there that a full disk has cut off."""
+    store = open_store(small_disk / "data")
+    before = store.info().available_bytes
+    with (small_disk / "data" / DATA_FILE).open("ab") as file:
+        file.write(bytes(MIB))
+    assert store.info().available_bytes == before
+    store.close()
