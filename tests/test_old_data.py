@@ -15,6 +15,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from tests.engines import dump, one, open_engine, put
+from tests.golden import NOW_MS, OLD_MESSAGES, OLD_QUEUES
 from tests.harness import ROOT, Reply, Server, findings, open_store, wait_until
 from tests.make_format import KEPT, describe, described_contents
 from tq import codec, keys, model
@@ -96,6 +98,24 @@ def contents(reply: Reply) -> list[bytes]:
         else:
             found.append(json.dumps(message["content"]).encode())
     return found
+
+
+def test_records_of_older_versions_are_received_and_rewritten(tmp_path: Path) -> None:
+    """Message records of versions 1 and 2 under a queue record of version 1."""
+    store = open_engine("lmdb", tmp_path)
+    old = [(record, golden) for record, golden in OLD_MESSAGES if isinstance(record.body, bytes)]
+    ready = [
+        put(keys.ready_space(1), keys.message_key(n), bytes.fromhex(golden)) for n, (_, golden) in enumerate(old, 1)
+    ]
+    queue = put(keys.QUEUES, b"q", bytes.fromhex(OLD_QUEUES[0][1]))
+    store.commit([put(keys.NAMES, keys.queue_prefix(1), b"q"), queue, *ready], NOW_MS)
+    leased = one(store, model.Receive(("q",), 100, visibility_ms=60_000)).messages
+    assert [message.content for message in leased] == [record.body for record, _ in old]
+    assert {golden[:2] for _, golden in old} == {"01", "02"}
+    spaces = store.read(dump)
+    assert {value[0] for _, value in spaces[keys.IN_FLIGHT]} == {codec.MESSAGE_VERSION}
+    assert spaces[keys.QUEUES][0][1][0] == codec.QUEUE_VERSION
+    store.close()
 
 
 # --- completeness ---------------------------------------------------------------------------
