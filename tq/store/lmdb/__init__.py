@@ -48,7 +48,7 @@ MAX_READERS = 126  # LMDB's own default: this process uses one slot a thread, an
 READER_CHECK_S = 5.0  # how often the slots of readers that died are freed, and the reserve is filled again
 DISK_CHECK_S = 1.0  # how often the room on the disk is looked at …
 PLENTY = 64  # … while it is so many reserves; else at each commit
-LOOK_AGAIN_FOR_S = 10.0  # after which it is an error that nobody foresaw, and must not stop the event loop for ever
+LOOK_AGAIN_FOR_S = 10.0  # after which it must not stop the event loop any more; it is damage while nothing is written
 LOOK_AGAIN_S = 0.0005  # a reader's pause for the writer, who has what it waits for in a moment
 
 WRITTEN = 32  # times what it costs to hold: a lease writes a record of up to 2 KB into pages that are half full
@@ -92,6 +92,7 @@ class LmdbStore:
         self._handles: dict[bytes, Any] = {}
         self._closing = Lock()
         self._failure: StorageFailed | None = None
+        self._is_committing = False
         self._directory = DataDirectory(path)
         self._fault = FaultNote(path)
         self._readers_checked_at = 0.0
@@ -249,6 +250,7 @@ class LmdbStore:
         except BaseException:
             self._abort(tx)
             raise
+        self._is_committing = True
         try:
             self._commit_txn(txn)
         except lmdb.Error as error:
@@ -257,6 +259,8 @@ class LmdbStore:
                 self._reopen(tx)
                 self._check_meta()
             raise failure from error
+        finally:
+            self._is_committing = False
         self._handles |= tx.opened
         return results
 
@@ -329,11 +333,13 @@ class LmdbStore:
                 txn = self._env.begin()
                 try:
                     return look(LmdbTx(self._env, txn, self._handles, None))
-                except LookAgain:
+                except LookAgain as again:
                     if self._failure:  # then the writer will never have what is waited for
                         raise self._failure from None
                     if time.monotonic() > give_up_at:
-                        raise
+                        if self._is_committing:  # the disk is slow
+                            raise
+                        raise self._fail_damaged(again) from again
                 except _DAMAGE as error:
                     raise self._fail_damaged(error) from error
                 finally:

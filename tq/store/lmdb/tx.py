@@ -57,11 +57,11 @@ class LmdbTx:
             return None
         handle = self._handles.get(name)
         if handle is None:
-            raise LookAgain
+            raise LookAgain(f"the sub-database {name!r} is not open")
         try:
             self.txn.stat(handle)
         except (lmdb.InvalidParameterError, lmdb.BadDbiError) as error:
-            raise LookAgain from error
+            raise LookAgain(f"the sub-database {name!r}: {error}") from error
         return handle
 
     def used_pages(self) -> int:
