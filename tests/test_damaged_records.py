@@ -104,8 +104,8 @@ def test_a_group_of_many_damaged_messages(engine: Store, spoilt: bytes) -> None:
     """They are set aside one after the other, not one inside the other, and the first sound one follows."""
     many = 1_500
     run(engine, CreateQueue("q"), Send("q", tuple(Draft(b"%d" % number, group="g") for number in range(many))))
-    for number in range(2, many):
-        run(engine, put(keys.BLOCKED, keys.shared_key(1, keys.message_key(number)), spoilt))
+    blocked = [keys.shared_key(1, keys.message_key(number)) for number in range(2, many)]
+    run(engine, *[put(keys.BLOCKED, key, spoilt) for key in blocked])
     assert take(engine, limit=1) == [b"0"]
     assert take(engine) == [b"%d" % (many - 1)]
     assert counts(engine) == model.Counts()
