@@ -51,7 +51,7 @@ STATUS = {
     415: "unsupported_media_type",
     429: "too_many_queues queue_full too_many_in_flight",
     500: "internal_error",
-    503: "overloaded storage_failed",
+    503: "overloaded storage_failed storage_damaged",
     507: "storage_full",
 }
 ERRORS = {code: status for status, codes in STATUS.items() for code in codes.split()}
@@ -60,6 +60,7 @@ RETRY_AFTER = {
     "too_many_in_flight": "1",
     "overloaded": "1",
     "storage_failed": "5",
+    "storage_damaged": "5",
     "storage_full": "10",
 }
 

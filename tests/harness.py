@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,16 @@ def findings(path: Path) -> list[str]:
         return store.check() + store.read(audit)
     finally:
         store.close()
+
+
+def fill_disk(disk: Path) -> Path:
+    """Let another file take every byte that is left."""
+    filler = disk / "filler"
+    with suppress(OSError), filler.open("ab", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    assert os.statvfs(disk).f_bavail == 0
+    return filler
 
 
 def wait_until(condition: Any, seconds: float = 10) -> None:

@@ -425,10 +425,21 @@ def test_the_clock_comes_back(latest_ms: int, offset_ms: int) -> None:
     assert codec.unpack_clock(codec.pack_clock(clock)) == clock
 
 
+def test_a_damaged_clock_is_none() -> None:
+    """Or a bit of it would end every lease and lifetime at once."""
+    sound = codec.pack_clock(Clock(NOW_MS, -2))
+    for bit in range(len(sound) * 8):
+        flipped = (int.from_bytes(sound) ^ 1 << bit).to_bytes(len(sound))
+        assert codec.unpack_clock(flipped) == Clock(0, 0)
+    assert codec.unpack_clock(sound[:-1]) == codec.unpack_clock(b"") == Clock(0, 0)
+
+
 def test_golden_small_records() -> None:
     assert codec.pack_dedup(keys.message_key(3), NOW_MS).hex() == "09000000000000030000018bcfe56800"
-    assert codec.pack_clock(Clock(NOW_MS, -2)).hex() == "0000018bcfe56800fffffffffffffffe"
+    assert codec.pack_clock(Clock(NOW_MS, -2)).hex() == "0000018bcfe56800fffffffffffffffe" + "b3140c74"
     assert codec.unpack_clock(None) == Clock(0, 0)
+    without_checksum = bytes.fromhex("0000018bcfe56800fffffffffffffffe")
+    assert codec.unpack_clock(without_checksum) == Clock(NOW_MS, -2)
     leases = [(keys.message_key(3), 4), (keys.message_key(5, 9), 1)]
     attempt = codec.pack_attempt(NOW_MS, leases)
     assert attempt.hex() == "0000018bcfe568000900000000000003000000040000000000000005" + "00000001"

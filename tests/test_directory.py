@@ -73,7 +73,7 @@ def is_new_and_works(path: Path) -> bool:
 def test_an_absent_directory_is_made(tmp_path: Path) -> None:
     assert is_new_and_works(tmp_path / "a" / "b" / "data")
     made = {p.name for p in (tmp_path / "a" / "b" / "data").iterdir()}
-    assert made == {"FORMAT", "data.mdb", "lock.mdb", "server.lock", "reserve"}
+    assert made == {"FORMAT", "data.mdb", "lock.mdb", "server.lock", "reserve", "fault"}
     assert (tmp_path / "a" / "b" / "data" / "FORMAT").read_text() == FORMAT + "\n"
 
 
@@ -230,7 +230,11 @@ def test_a_spoilt_data_file_is_refused_and_left_alone(data_dir: Path, spoil: Cal
 
 SPOILT_FORMAT: dict[str, tuple[Callable[[Path], Any], str]] = {
     "missing": (lambda form: form.unlink(), "no FORMAT file"),
-    "another version": (lambda form: form.write_text("tq 2\n"), "has the format 'tq 2'"),
+    "another version": (
+        lambda form: form.write_text("tq 2\n"),
+        "was made by a newer version of tq: it has the format 'tq 2'",
+    ),
+    "an older version": (lambda form: form.write_text("tq 0\n"), "data has the format 'tq 0', and this version"),
     "a longer version": (lambda form: form.write_text("tq 10\n"), "has the format 'tq 10'"),
     "binary": (lambda form: form.write_bytes(bytes(range(256))), "has the format"),
     "empty": (lambda form: form.write_bytes(b""), "has the format ''"),

@@ -18,9 +18,10 @@ from tests.engines import Do, dump, one, open_engine, put, sends
 from tests.harness import findings, open_store
 from tq import keys, lifecycle, model
 from tq.audit import audit
-from tq.errors import StorageFailed, StorageFull, TqError
+from tq.errors import StorageDamaged, StorageFailed, StorageFull, TqError
 from tq.model import CreateQueue, DeleteQueue, Draft, Peek, PurgeQueue, Receive, Send, Sweep
 from tq.store.lmdb import LmdbStore
+from tq.store.lmdb.tx import LookAgain
 
 MIB = 1 << 20
 PATIENCE_S = 5  # only how long a test that fails takes to say so
@@ -399,4 +400,18 @@ def test_running_out_of_handles_fails_one_command_alone(tmp_path: Path) -> None:
     assert [isinstance(result, lmdb.DbsFullError) for result in results] == [False, False, False, True, False]
     assert not isinstance(results[3], TqError)
     assert sorted(store.read(dump)) == ["s1", "s2", "s3"]
+    store.close()
+
+
+@pytest.mark.parametrize("is_slow", [True, False])
+def test_what_cannot_be_opened_for_long_is_damage_unless_the_disk_is_slow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_slow: bool
+) -> None:
+    monkeypatch.setattr("tq.store.lmdb.LOOK_AGAIN_FOR_S", 0)
+    store = open_engine("lmdb", tmp_path)
+    store.commit([put("s", b"a", b"1")], 0)
+    del store._handles[b"s"]
+    store._is_committing = is_slow
+    with pytest.raises(LookAgain if is_slow else StorageDamaged):
+        store.read(dump)
     store.close()

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 import tq.store.lmdb as engine_module
 from tests.engines import one, open_engine, sends
-from tests.harness import findings, open_store
+from tests.harness import fill_disk, findings, open_store
 from tq import lifecycle, model
 from tq.errors import StorageFull
 from tq.model import CreateQueue, PurgeQueue, Receive, Sweep
+from tq.store.directory import DATA_FILE
 from tq.store.lmdb import LmdbStore
 
 MIB = 1 << 20
@@ -27,18 +25,6 @@ def store(tmp_path: Path) -> Iterator[LmdbStore]:
     yield store
     store.close()
     assert findings(tmp_path / "data") == []
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 8 MB."""
-    path = tmp_path / "disk"
-    path.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", path], capture_output=True, text=True)
-    if mounted.returncode:
-        pytest.skip(f"a disk cannot be mounted here: {mounted.stderr.strip()}")
-    yield path
-    subprocess.run(["umount", "--lazy", path], check=True)
 
 
 def fill(store: LmdbStore, group_size: int = 10, size: int = 1_000) -> list[bytes]:
@@ -109,16 +95,6 @@ def test_a_purge_and_the_sweep_make_room(quota_store: LmdbStore) -> None:
 
 
 # --- a full disk ---------------------------------------------------------------------------
-
-
-def fill_disk(disk: Path) -> Path:
-    """Let another file take every byte that is left."""
-    filler = disk / "filler"
-    with suppress(OSError), filler.open("wb", buffering=0) as file:
-        while True:
-            file.write(bytes(4096))
-    assert os.statvfs(disk).f_bavail == 0
-    return filler
 
 
 @pytest.mark.parametrize("size", [1_000, 10_000])
@@ -255,3 +231,13 @@ def test_what_expires_on_a_full_disk_becomes_dead_letters_bit_by_bit(
 def counts(store: LmdbStore, queue: str) -> model.Counts:
     info: model.QueueInfo = store.read(lambda tx: lifecycle.answer(tx, model.GetQueue(queue), 1_000))
     return info.messages
+
+
+def test_what_lies_behind_the_last_page_is_room(small_disk: Path) -> None:
+    """As a write leaves it there that a full disk has cut off."""
+    store = open_store(small_disk / "data")
+    before = store.info().available_bytes
+    with (small_disk / "data" / DATA_FILE).open("ab") as file:
+        file.write(bytes(MIB))
+    assert store.info().available_bytes == before
+    store.close()

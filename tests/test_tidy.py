@@ -30,7 +30,7 @@ ROWS: list[set[str]] = [
     {"tq.lifecycle.timers"},
     {"tq.lifecycle"},
     {"tq.dump"},
-    {"tq.store.directory"},
+    {"tq.store.directory", "tq.store.faults"},
     {"tq.store.lmdb.tx"},
     {"tq.store.lmdb.snapshot"},
     {"tq.store.lmdb", "tq.store.lmdb.copies", "tq.store.memory"},

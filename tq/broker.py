@@ -86,6 +86,7 @@ class Broker:
         self._is_sweeping = False
         self._is_closing = False
         self.failed = asyncio.Event()
+        self.failure: StorageFailed | None = None
         stored = store.read(lambda tx: lifecycle.answer(tx, model.GetClock(), 0))
         self._clock = clock or TimerClock(stored.latest_ms, stored.offset_ms)
         self._writer: Writer[Ticket] = Writer(
@@ -196,7 +197,7 @@ class Broker:
     def _settle_failed(self, ticket: Ticket, error: Exception) -> None:
         ticket.is_submitted = False
         if isinstance(error, StorageFailed):
-            self.failed.set()
+            self._fail(error)
         self._pass_on(ticket)
         self._finish(ticket, error if isinstance(error, TqError) else _internal(error))
 
@@ -235,10 +236,18 @@ class Broker:
             if isinstance(query, model.GetStatus):
                 return self._status()
             return self._store.read(lambda tx: lifecycle.answer(tx, query, self._clock.now_ms()))
+        except StorageFailed as failure:
+            self._fail(failure)
+            return failure
         except TqError as refusal:
             return refusal
         except Exception as error:
             return _internal(error)
+
+    def _fail(self, failure: StorageFailed) -> None:
+        """The storage is of no use any more, and the server must end."""
+        self.failure = self.failure or failure
+        self.failed.set()
 
     def _status(self) -> model.Status:
         totals = self._store.read(lambda tx: lifecycle.answer(tx, model.GetTotals(), self._clock.now_ms()))

@@ -274,16 +274,22 @@ def pack_dedup(message: bytes, forget_at_ms: int) -> bytes:
 
 def unpack_dedup(value: bytes) -> tuple[bytes, int]:
     """The key of the message that has the deduplication id, and when that is forgotten (ms)."""
-    return value[:8], int.from_bytes(value[8:])
+    return value[:8], int.from_bytes(value[8:16])
 
 
 def pack_clock(clock: Clock) -> bytes:
-    return clock.latest_ms.to_bytes(8) + clock.offset_ms.to_bytes(8, signed=True)
+    value = clock.latest_ms.to_bytes(8) + clock.offset_ms.to_bytes(8, signed=True)
+    return value + crc32(value).to_bytes(4)
 
 
 def unpack_clock(value: bytes | None) -> Clock:
-    """The clock as it was stored; at zero when it never was."""
-    return Clock(int.from_bytes(value[:8]), int.from_bytes(value[8:], signed=True)) if value else Clock(0, 0)
+    """The clock as it was stored; at zero when it never was, or is damaged: then the wall clock alone counts.
+
+    Until its checksum came it had 16 bytes.
+    """
+    if not value or (len(value) != 16 and crc32(value[:16]).to_bytes(4) != value[16:]):
+        return Clock(0, 0)
+    return Clock(int.from_bytes(value[:8]), int.from_bytes(value[8:16], signed=True))
 
 
 def pack_queue(record: QueueRecord) -> bytes:

@@ -32,6 +32,7 @@
     ├── QueueDamaged                 queue_damaged               500
     ├── Overloaded                   overloaded                  503
     ├── StorageFailed                storage_failed              503
+    │   └── StorageDamaged           storage_damaged             503
     └── StorageFull                  storage_full                507
 
 A `code` is for programs and never changes; `title` is the same sentence for every error of its kind;
@@ -203,6 +204,11 @@ class StorageFailed(TqError):
     retry_after_s = 5
 
 
+class StorageDamaged(StorageFailed):
+    code = "storage_damaged"
+    title = "The data file is damaged; the server stops, so that it does no further harm."
+
+
 class StorageFull(TqError):
     code, status = "storage_full", 507
     title = "There is no room for new messages; receiving goes on."
@@ -222,6 +228,7 @@ EXIT_USAGE = 2  # a flag or variable is wrong; click's own code for it
 EXIT_ADDRESS = 3  # the port is taken or the host cannot be bound
 EXIT_DATA = 4  # the data directory cannot be used
 EXIT_STORAGE_FAILED = 5  # a write or sync failed while serving
+EXIT_DAMAGED = 6  # the data file was found damaged while serving
 
 
 def all_errors(base: type[TqError] = TqError) -> list[type[TqError]]:

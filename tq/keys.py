@@ -1,7 +1,8 @@
 """Where everything is kept: the name of every sub-database and the bytes of every key.
 
     sub-database    key                                                     value
-    meta            b"next_queue_id", b"probed_at", b"clock"                integers, 8 bytes each
+    meta            b"next_queue_id", b"probed_at"                          an integer, 8 bytes
+                    b"clock"                                                two integers, 8 bytes each, and their CRC-32
                     b"loaded/" + id of a dump                               how many of its lines were loaded (8)
     queues          queue name, ASCII                                       queue record (codec)
     names           queue id (4)                                            queue name
@@ -64,12 +65,12 @@ CLOCK = b"clock"
 LOADED = b"loaded/"
 
 LOWEST_RANK = 9
+MAX_QUEUE_ID = (1 << 32) - 1
 
 
 class DueKind(IntEnum):
     """What is over when an entry of `due` is."""
 
-    DAMAGED = 0  # never written: the key is not what was
     LEASE = 1
     DELAY = 2
     TTL = 3
@@ -81,6 +82,11 @@ class DueKind(IntEnum):
 def ready_space(queue_id: int) -> str:
     """The sub-database that holds this queue's ready messages."""
     return f"queue/{queue_id}"
+
+
+def is_message_key(key: bytes) -> bool:
+    """Whether it can be one; what is not, a disk has made of it."""
+    return len(key) == 8 and key[0] <= LOWEST_RANK
 
 
 def message_key(sequence: int, priority: int = 0) -> bytes:
@@ -182,10 +188,14 @@ def due_key(time_ms: int, kind: DueKind, queue_id: int, message: bytes) -> bytes
     return time_ms.to_bytes(8) + kind.to_bytes(1) + queue_id.to_bytes(4) + message
 
 
+def due_time_ms(key: bytes) -> int:
+    """The time in a key of `due`; of one that is too short, the time that it is in order with."""
+    return int.from_bytes(key[:8].ljust(8, b"\0"))
+
+
 def parse_due(key: bytes) -> tuple[int, DueKind, int, bytes]:
-    """The parts of a key of `due`: time (ms), kind, queue id, message key. No checksum says whether it was damaged."""
-    kind = DueKind(key[8]) if len(key) > 8 and key[8] <= DueKind.RETENTION else DueKind.DAMAGED
-    return int.from_bytes(key[:8]), kind, int.from_bytes(key[9:13]), key[13:]
+    """The parts of a key of `due`: time (ms), kind, queue id, message key. Raises ValueError when it is none."""
+    return due_time_ms(key), DueKind(int.from_bytes(key[8:9])), int.from_bytes(key[9:13]), key[13:]
 
 
 _RECEIPT = re.compile("r[A-Za-z0-9_-]{21}[AQgw]")  # 16 bytes in base64url: the last 4 bits are unused, and zero

@@ -16,7 +16,7 @@ import uvloop
 
 from tq import __version__, lifecycle, tokens
 from tq.broker import Broker
-from tq.errors import EXIT_STORAGE_FAILED, EXIT_USAGE, StartError
+from tq.errors import EXIT_DAMAGED, EXIT_DATA, EXIT_STORAGE_FAILED, EXIT_USAGE, StartError, StorageDamaged
 from tq.settings import Settings
 from tq.store import Store
 from tq.web.server import Application, Server
@@ -81,7 +81,11 @@ async def _serve(settings: Settings) -> int:
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stop.set)
     store = open_store(settings)
-    broker = Broker(store, settings)
+    try:
+        broker = Broker(store, settings)
+    except StorageDamaged as damage:
+        store.close()
+        raise StartError(damage.detail, EXIT_DATA) from damage
     server = Server(Application(broker, settings), settings)
     if settings.tokens:
         server.use_tokens(tokens.load(Path(settings.tokens)))
@@ -93,7 +97,10 @@ async def _serve(settings: Settings) -> int:
         await server.close()
     finally:
         await broker.close()
-    return EXIT_STORAGE_FAILED if broker.failed.is_set() else 0
+    if broker.failure is None:
+        return 0
+    click.echo(f"tq: {broker.failure.detail}", err=True)
+    return EXIT_DAMAGED if isinstance(broker.failure, StorageDamaged) else EXIT_STORAGE_FAILED
 
 
 def _reload(server: Server, settings: Settings) -> None:
@@ -120,6 +127,7 @@ def open_store(settings: Settings) -> Store:
         max_spaces=lifecycle.MAX_SPACES,
         reserve_bytes=settings.reserve_bytes,
         max_store_bytes=settings.max_store_bytes or None,
+        watches_faults=True,
     )
 
 

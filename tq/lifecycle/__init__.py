@@ -30,7 +30,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tq import model
-from tq.errors import TqError
+from tq.errors import StorageDamaged, TqError
 from tq.lifecycle import loading, looking, moving, queues, receiving, sending, settling, timers
 from tq.lifecycle.group import Group
 from tq.store import Tx
@@ -45,6 +45,8 @@ def apply(tx: Tx, commands: Sequence[model.Command], now_ms: int) -> list[Any]:
     for command in commands:
         try:
             results.append(_APPLY[type(command)](group, command))
+        except StorageDamaged:
+            raise
         except TqError as refusal:
             results.append(refusal)
     group.write_records()

@@ -17,6 +17,9 @@ from tq.store import Space, Tx
 _QUEUE_NAME = re.compile(QUEUE_NAME)
 _ANY_QUEUE_NAME = re.compile(ANY_QUEUE_NAME)
 
+# The counters of messages that are not in their queue any more.
+_ENDS = frozenset(("acked", "expired", "dead_lettered", "redriven", "purged", "dropped", "cancelled", "quarantined"))
+
 
 class Queue:
     """One queue while a group runs. `arrived`: how many messages became ready since it began.
@@ -88,6 +91,13 @@ class Queue:
         self._uuid_prefix = self._uuid_prefix or keys.uuid_prefix(self.id, self.record.created_at_ms)
         return self._uuid_prefix
 
+    def missing(self) -> int:
+        """How many ready messages there should be by the queue's record, beyond those that there are."""
+        record = self.record
+        gone = sum([number for counter, number in record.counters.items() if counter in _ENDS])
+        held = record.in_flight + record.delayed + record.blocked
+        return record.next_sequence - 1 - gone - held - self.ready.count()
+
     def total(self) -> int:
         """How many messages are in the queue, in any state."""
         record = self.record
@@ -156,7 +166,11 @@ class Group:
             record = codec.unpack_queue(value)
         except CorruptRecord as error:
             raise QueueDamaged(f"The record of the queue {name!r} cannot be read: {error}.") from error
-        found = self._queues[name] = Queue(name, record, self.tx)
+        found = Queue(name, record, self.tx)
+        missing = found.missing()
+        if missing > 0:
+            raise QueueDamaged(f"{missing:,} ready messages of the queue {name!r} are not found.")
+        self._queues[name] = found
         return found
 
     def find_sound(self, name: str) -> Queue | None:
@@ -167,9 +181,13 @@ class Group:
             return None
 
     def find_by_id(self, queue_id: int) -> Queue | None:
-        """None when the queue was purged or deleted since the id was written down."""
-        name = self.tx.space(keys.NAMES).get(keys.queue_prefix(queue_id))
-        return self.find(name.decode()) if name else None
+        """None when the queue was purged or deleted since the id was written down, or is damaged."""
+        name = self.tx.space(keys.NAMES).get(keys.queue_prefix(queue_id)) or b""
+        try:
+            queue = self.find_sound(name.decode(errors="replace"))
+        except InvalidQueueName:
+            return None
+        return queue if queue and queue.id == queue_id else None
 
     def add(self, name: str, record: QueueRecord) -> Queue:
         record.id = self._new_id(name)
@@ -206,10 +224,14 @@ class Group:
         self._removed.append(queue)
 
     def _new_id(self, name: str) -> int:
-        meta = self.tx.space(keys.META)
+        meta, names, garbage = (self.tx.space(space) for space in (keys.META, keys.NAMES, keys.GARBAGE))
         queue_id = int.from_bytes(meta.get(keys.NEXT_QUEUE_ID) or b"\x01")
+        if not 0 < queue_id <= keys.MAX_QUEUE_ID:
+            queue_id = 1  # it was damaged
+        while names.get(prefix := keys.queue_prefix(queue_id)) is not None or garbage.get(prefix) is not None:
+            queue_id += 1  # no two queues may have the same, whatever stands there
         meta.put(keys.NEXT_QUEUE_ID, (queue_id + 1).to_bytes(8))
-        self.tx.space(keys.NAMES).put(keys.queue_prefix(queue_id), name.encode())
+        names.put(prefix, name.encode())
         return queue_id
 
     def _let_go(self, queue: Queue) -> None:

@@ -10,7 +10,7 @@ import msgspec
 
 from tq import codec, keys, model
 from tq.codec import CorruptRecord, MessageRecord
-from tq.errors import InvalidRequest, MessageNotFound, QueueDamaged
+from tq.errors import InvalidQueueName, InvalidRequest, MessageNotFound, QueueDamaged
 from tq.lifecycle.group import Group, Queue
 from tq.lifecycle.places import held_back_ms, key_in, locate, read, space_of
 
@@ -67,11 +67,11 @@ def list_queues(group: Group, query: model.ListQueues) -> model.QueuePage:
     prefix = query.prefix.encode()
     start = max(prefix, query.after.encode() + b"\0" if query.after else b"")
     found = group.tx.space(keys.QUEUES).scan(start, keys.after_prefix(prefix))
-    names = [key.decode() for key, _ in islice(found, query.limit + 1)]
+    names = [key.decode(errors="replace") for key, _ in islice(found, query.limit + 1)]
     page = names[: query.limit]
     infos: list[model.QueueInfo] = []
     for name in page:
-        with suppress(QueueDamaged):
+        with suppress(QueueDamaged, InvalidQueueName):
             infos.append(describe(group, group.queue(name)))
     return model.QueuePage(tuple(infos), page[-1] if len(names) > query.limit else None)
 
@@ -87,7 +87,7 @@ def list_sources(group: Group, query: model.ListSources) -> tuple[str, ...]:
             with suppress(CorruptRecord):
                 letter = codec.unpack_queue(value).settings.dead_letter
                 if letter and letter.queue == target:
-                    found.append(key.decode())
+                    found.append(key.decode(errors="replace"))
     return tuple(found)
 
 

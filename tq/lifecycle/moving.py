@@ -133,8 +133,9 @@ def _tasks(group: Group, queue: str) -> list[tuple[bytes, model.MoveTask]]:
     prefix = keys.moves_prefix(queue)
     found: list[tuple[bytes, model.MoveTask]] = []
     for key, value in group.tx.space(keys.MOVES).scan(prefix, keys.after_prefix(prefix)):
-        with suppress(CorruptRecord):
-            found.append((key, codec.unpack_move(value)))
+        if len(key) == len(prefix) + 8:
+            with suppress(CorruptRecord):
+                found.append((key, codec.unpack_move(value)))
     return found
 
 

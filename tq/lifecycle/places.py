@@ -11,12 +11,15 @@ from msgspec.structs import replace
 
 from tq import codec, keys
 from tq.codec import ChunkedBody, CorruptRecord, MessageRecord
+from tq.errors import StorageDamaged
 from tq.keys import DueKind
 from tq.lifecycle.group import Group, Queue
 from tq.model import STATES, DeadLetterOrigin, State
 from tq.store import Space
 
 _SPACES = {"in_flight": keys.IN_FLIGHT, "delayed": keys.DELAYED, "blocked": keys.BLOCKED}
+MAX_ODD_KEY_BYTES = 64  # of a key that is none, which may be longer than any can be
+
 _DUE = {"in_flight": DueKind.LEASE, "delayed": DueKind.DELAY}
 
 
@@ -37,20 +40,22 @@ def place(group: Group, queue: Queue, state: State, key: bytes, record: MessageR
 
 
 def displace(group: Group, queue: Queue, state: State, key: bytes, record: MessageRecord) -> None:
-    """Take a message out of the state it is in."""
+    """Take a message out of the state it is in. Raises StorageDamaged."""
     take_out(group, queue, state, key)
     if state in _DUE:
         group.due.delete(keys.due_key(record.due_at_ms, _DUE[state], queue.id, key))
 
 
 def take_out(group: Group, queue: Queue, state: State, key: bytes) -> None:
-    """The part of it that needs no record: of a damaged message what is due stays, and does nothing in its time."""
-    if state == "ready":
-        queue.ready.delete(key)
-        return
-    group.tx.space(_SPACES[state]).delete(keys.shared_key(queue.id, key))
-    setattr(queue.record, state, getattr(queue.record, state) - 1)
-    queue.is_changed = True
+    """The part of it that needs no record: of a damaged message what is due stays, and does nothing in its time.
+
+    Raises StorageDamaged when what was found is not there: it would be found again and again.
+    """
+    if not space_of(group, queue, state).delete(key_in(queue, state, key)):
+        raise StorageDamaged(f"A message of the queue {queue.name!r} is found in the data file and cannot be removed.")
+    if state != "ready":
+        setattr(queue.record, state, getattr(queue.record, state) - 1)
+        queue.is_changed = True
 
 
 def space_of(group: Group, queue: Queue, state: State) -> Space:
@@ -106,11 +111,8 @@ def leave_group(group: Group, queue: Queue, prefix: bytes, key: bytes) -> None:
         groups.delete(prefix + key) or groups.delete(keys.beside_prefix(prefix) + key)
         return
     groups.delete(prefix)
-    if queue.is_fifo and _take_over(groups, prefix):
-        return
-    following = first_of(groups, prefix)
-    if following is not None:
-        _lead(group, queue, prefix, following)
+    if not queue.is_fifo or not _take_over(groups, prefix):
+        _lead_next(group, queue, prefix)
 
 
 def first_of(groups: Space, prefix: bytes) -> bytes | None:
@@ -130,16 +132,23 @@ def _take_over(groups: Space, prefix: bytes) -> bool:
     return True
 
 
-def _lead(group: Group, queue: Queue, prefix: bytes, key: bytes) -> None:
-    """Make a blocked message the head of its group."""
+def _lead_next(group: Group, queue: Queue, prefix: bytes) -> None:
+    """Make the first blocked message of a group that can be read its head; those before it are set aside."""
     groups = group.tx.space(keys.GROUPS)
-    groups.delete(prefix + key)
-    groups.put(prefix, key)
-    value = group.tx.space(keys.BLOCKED).get(keys.shared_key(queue.id, key)) or b""
-    record = read_or_set_aside(group, queue, "blocked", key, value)
-    if record is not None:
+    while (key := first_of(groups, prefix)) is not None and groups.delete(prefix + key):
+        value = group.tx.space(keys.BLOCKED).get(keys.shared_key(queue.id, key))
+        if value is None:
+            continue
+        try:
+            record = unpack(key, value)
+        except CorruptRecord:
+            take_out(group, queue, "blocked", key)
+            _set_aside(group, queue, key, value)
+            continue
+        groups.put(prefix, key)
         displace(group, queue, "blocked", key, record)
         enter(group, queue, key, record)
+        return
 
 
 def return_to_group(group: Group, queue: Queue, key: bytes, record: MessageRecord) -> None:
@@ -163,7 +172,7 @@ def return_to_group(group: Group, queue: Queue, key: bytes, record: MessageRecor
     groups.put(prefix + key, b"")
     place(group, queue, "blocked", key, record)
     if first is not None:
-        _lead(group, queue, prefix, first)
+        _lead_next(group, queue, prefix)
 
 
 def enter(group: Group, queue: Queue, key: bytes, record: MessageRecord) -> None:
@@ -310,22 +319,33 @@ def settle_in(group: Group, queue: Queue, key: bytes, record: MessageRecord, pie
 def read_or_set_aside(group: Group, queue: Queue, state: State, key: bytes, value: bytes) -> MessageRecord | None:
     """A message's record, or None for one that is damaged and goes to quarantine. Not for what may still be refused."""
     try:
-        return codec.unpack_message(value)
+        return unpack(key, value)
     except CorruptRecord:
-        quarantine(group, queue, state, key, value)
+        take_out(group, queue, state, key)
+        quarantine(group, queue, key, value)
         return None
 
 
-def quarantine(group: Group, queue: Queue, state: State, key: bytes, value: bytes) -> None:
-    """Set a message aside whose record cannot be read. What else is known of it is found without the record."""
-    take_out(group, queue, state, key)
-    group.tx.space(keys.QUARANTINE).put(keys.shared_key(queue.id, key), value)
-    queue.count("quarantined")
+def unpack(key: bytes, value: bytes) -> MessageRecord:
+    """Raises CorruptRecord, also for a record under a key that was never given out."""
+    if not keys.is_message_key(key):
+        raise CorruptRecord("the key is not one of a message")
+    return codec.unpack_message(value)
+
+
+def quarantine(group: Group, queue: Queue, key: bytes, value: bytes) -> None:
+    """Set aside what was taken out and cannot be read. What else is known of it is found without its record."""
+    _set_aside(group, queue, key, value)
     prefix = keys.queue_prefix(queue.id)
     for entry, head in group.tx.space(keys.GROUPS).scan(prefix, keys.after_prefix(prefix)):
         if head == key or entry.endswith(key):  # a slow search, but only a disk that lies leads here
             leave_group(group, queue, entry if head else keys.group_prefix_of(entry), key)
             return
+
+
+def _set_aside(group: Group, queue: Queue, key: bytes, value: bytes) -> None:
+    group.tx.space(keys.QUARANTINE).put(keys.shared_key(queue.id, key[:MAX_ODD_KEY_BYTES]), value)
+    queue.count("quarantined")
 
 
 def read(group: Group, queue: Queue, key: bytes, record: MessageRecord) -> MessageRecord:

@@ -136,6 +136,9 @@ def sweep(group: Group, command: model.Sweep) -> bool:
     if first is None:
         return False
     prefix = first[0]
+    if len(prefix) != 4 or group.tx.space(keys.NAMES).get(prefix) is not None:
+        garbage.delete(prefix)  # damaged: what belongs to a queue is no garbage
+        return garbage.count() > 0
     queue_id = keys.queue_id_of(prefix)
     left = command.limit
     for name in keys.BY_QUEUE:

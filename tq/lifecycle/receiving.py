@@ -33,6 +33,7 @@ from tq.lifecycle.places import (
     return_to_group,
     settle_in,
     take_out,
+    unpack,
 )
 from tq.lifecycle.settling import leased
 
@@ -88,7 +89,7 @@ def _take(group: Group, queue: Queue, command: model.Receive) -> model.Received:
     while item := front.pop_first():
         key, value = item
         try:
-            record = codec.unpack_message(value)
+            record = unpack(key, value)
             is_over = (record.expires_at_ms or queue.retention_ms) and is_expired(group, queue, record)
             if is_over or (most_receives and record.receives_here >= most_receives):
                 over.append((key, record))
@@ -118,7 +119,7 @@ def _take(group: Group, queue: Queue, command: model.Receive) -> model.Received:
     for key, record in over:
         _end(group, queue, key, record)
     for key, value in damaged:
-        quarantine(group, queue, "ready", key, value)
+        quarantine(group, queue, key, value)
     is_cut_short |= queue.is_fifo  # the next of their groups are ready only now
     ids = tuple(keys.sequence_of(key) for key, _ in damaged)
     return model.Received(tuple(messages), queue.name, ids, is_cut_short, ready_at_ms=ready_at_ms)
@@ -164,11 +165,11 @@ class _GroupByGroup:
         key, value = first
         name: str | None = None
         with suppress(CorruptRecord):
-            record = codec.unpack_message(value)
+            record = unpack(key, value)
             if self._is_held_back(record):
                 return None
             name = record.group
-        self._queue.ready.delete(key)
+        self._queue.ready.pop_first()
         self._prefix = keys.group_prefix(self._queue.id, name) if name else b""
         return first
 
@@ -177,7 +178,9 @@ class _GroupByGroup:
         key = first_of(self._groups, self._prefix)
         if key is None:
             return None
-        value = self._group.tx.space(keys.BLOCKED).get(keys.shared_key(self._queue.id, key)) or b""
+        value = self._group.tx.space(keys.BLOCKED).get(keys.shared_key(self._queue.id, key))
+        if value is None:
+            return None  # its entry is damaged
         with suppress(CorruptRecord):
             record = codec.unpack_message(value)
             if record.due_at_ms > self._group.now_ms or self._is_held_back(record):
@@ -332,7 +335,10 @@ def _step_behind(group: Group, queue: Queue, prefix: bytes, key: bytes) -> bool:
     found = locate(group, queue, head)
     if found is None or found[0] == "in_flight" or keys.sequence_of(head) < keys.sequence_of(key):
         return False
-    record = codec.unpack_message(found[1])
+    try:
+        record = unpack(head, found[1])
+    except CorruptRecord:
+        return False  # it will be set aside when its turn comes
     displace(group, queue, found[0], head, record)
     place(group, queue, "blocked", head, record)
     groups.delete(prefix + key)

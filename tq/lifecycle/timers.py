@@ -33,8 +33,11 @@ def tick(group: Group, command: model.Tick) -> model.Ticked:
     for entry, value in _due(group, command.limit):
         if group.ended_bytes >= model.MAX_PAGE_BYTES:
             break  # what is large is copied on its way to a dead-letter queue, and takes as long as many that are small
-        time_ms, kind, queue_id, key = keys.parse_due(entry)
         group.due.delete(entry)
+        try:
+            time_ms, kind, queue_id, key = keys.parse_due(entry)
+        except ValueError:
+            continue  # it is damaged, and must not keep the others waiting
         queue = group.find_by_id(queue_id)
         if queue is None:
             continue  # purged or deleted since
@@ -48,11 +51,11 @@ def tick(group: Group, command: model.Tick) -> model.Ticked:
             _forget(group, queue, value, time_ms)
         elif kind is DueKind.ATTEMPT:
             _forget_attempt(group, queue, key, time_ms)
-        elif kind is DueKind.RETENTION:
+        elif queue.record.watch_ms == time_ms:
             aged += _end_ages(group, queue, command.limit - aged)
     keep_time(group)
     first = next(group.due.scan(), None)
-    return model.Ticked(keys.parse_due(first[0])[0] if first else None, group.arrivals())
+    return model.Ticked(keys.due_time_ms(first[0]) if first else None, group.arrivals())
 
 
 def _due(group: Group, limit: int) -> list[tuple[bytes, bytes]]:

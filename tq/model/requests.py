@@ -6,9 +6,10 @@ A *command* may change state and is applied by `lifecycle.apply`; a *query* only
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from tq.errors import TqError
 from tq.model.nouns import MAX_SEQUENCE, MESSAGE_COST_BYTES, Draft, Message, QueueSettings, SettingsChange, State
@@ -17,14 +18,36 @@ from tq.model.nouns import MAX_SEQUENCE, MESSAGE_COST_BYTES, Draft, Message, Que
 
 
 class Command(Struct, frozen=True):
-    """Base of what may change state. `grows`: the store refuses it when there is no room left."""
+    """Base of what may change state. `grows`: it takes room."""
 
     grows: ClassVar[bool] = False
+
+    @property
+    def takes_room(self) -> bool:
+        """The store refuses it when only the reserve is left."""
+        return self.grows
+
+    @property
+    def takes_reserve(self) -> bool:
+        """It may take some of the reserve, but not the last of it, which is for what gives room back."""
+        return False
+
+    def smaller(self) -> Command | None:
+        """One that does a part of it, for when there is no room for all at once; None when there is none."""
+        return None
 
     @property
     def cost_bytes(self) -> int:
         """What it takes to hold the command, commit it and hold its result: bounds what waits, and groups."""
         return MESSAGE_COST_BYTES
+
+
+C = TypeVar("C", bound=Any)
+
+
+def _halved(command: C) -> C | None:
+    """The command with half its `limit`."""
+    return replace(command, limit=command.limit // 2) if command.limit > 1 else None
 
 
 class CreateQueue(Command, frozen=True):
@@ -57,6 +80,14 @@ class PatchQueue(Command, frozen=True):
     change: SettingsChange = SettingsChange()
     notes: dict[str, str | None] = {}
     expected: dict[str, str | None] = {}
+
+    @property
+    def takes_room(self) -> bool:
+        return any(text is not None for text in self.notes.values())
+
+    @property
+    def takes_reserve(self) -> bool:
+        return True
 
 
 class DeleteQueue(Command, frozen=True):
@@ -110,6 +141,13 @@ class Receive(Command, frozen=True):
     wait_ms: int = 0
     attempt_id: str | None = None
     with_uuids: bool = False
+
+    @property
+    def takes_reserve(self) -> bool:
+        return self.visibility_ms is not None  # a lease has an entry among what is due
+
+    def smaller(self) -> Receive | None:
+        return _halved(self)
 
     @property
     def cost_bytes(self) -> int:
@@ -196,6 +234,13 @@ class Redrive(Command, frozen=True):
     after: bytes = b""
     before: int = 0
 
+    @property
+    def takes_reserve(self) -> bool:
+        return True
+
+    def smaller(self) -> Redrive | None:
+        return _halved(self)
+
 
 class Redriven(Struct, frozen=True):
     """How many messages were moved. To go on: `after` that key, and only ids below `before`.
@@ -219,6 +264,7 @@ class StartMove(Command, frozen=True):
     id: str
     to: str | None = None
     per_second: int | None = None
+    grows: ClassVar[bool] = True
 
 
 class CancelMove(Command, frozen=True):
@@ -234,6 +280,13 @@ class MoveSome(Command, frozen=True):
     queue: str
     id: str
     limit: int
+
+    @property
+    def takes_reserve(self) -> bool:
+        return True
+
+    def smaller(self) -> MoveSome | None:
+        return _halved(self)
 
 
 class MoveTask(Struct, frozen=True):
@@ -281,6 +334,9 @@ class Tick(Command, frozen=True):
 
     limit: int
 
+    def smaller(self) -> Tick | None:
+        return _halved(self)
+
 
 class Ticked(Struct, frozen=True):
     """When something is due next (ms), and how many messages each queue has that could not be received before."""
@@ -293,6 +349,9 @@ class Sweep(Command, frozen=True):
     """Reclaim up to `limit` records of purged or deleted queues. Result: whether more are left."""
 
     limit: int
+
+    def smaller(self) -> Sweep | None:
+        return _halved(self)
 
 
 class SetClock(Command, frozen=True):

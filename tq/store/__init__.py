@@ -25,7 +25,7 @@ class Space(Protocol):
         """Set `key`, new or not."""
 
     def append(self, key: bytes, value: bytes) -> None:
-        """Set `key`, which must be greater than every key in the space; packs pages tighter than `put`."""
+        """Set `key`, which must be new; packs pages tighter than `put` where it is greater than every other."""
 
     def delete(self, key: bytes) -> bool:
         """Remove `key`; False when it was not there."""
@@ -57,7 +57,8 @@ Apply = Callable[[Tx, Sequence[Any], int], "list[Any]"]
 """`apply(tx, commands, now_ms)` gives one result for each command: a value, or the TqError it was refused with.
 
 It must be deterministic and may be called again with the same commands after its transaction was thrown away. A command
-that is refused has written nothing. Any other exception means that the transaction must be thrown away.
+that is refused has written nothing. Any other exception means that the transaction must be thrown away. It raises
+StorageDamaged when what it finds there cannot be.
 """
 
 
@@ -71,11 +72,11 @@ class Store(Protocol):
         TqError fails alone: the transaction is thrown away and each command runs again in one of its own. Commands
         that grow the store get StorageFull while there is no room.
         Raises StorageFailed when a write or sync failed: what of the group is on disk is unknown then, and
-        the store must not be used again.
+        the store must not be used again. StorageDamaged, which is one, when the storage is found damaged.
         """
 
     def read(self, look: Callable[[Tx], T]) -> T:
-        """Call `look` with a snapshot of what is committed. It must not write."""
+        """Call `look` with a snapshot of what is committed. It must not write. Raises StorageDamaged."""
 
     def info(self) -> StorageInfo:
         """How much room is used and left."""

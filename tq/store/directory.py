@@ -5,6 +5,7 @@
     lock.mdb    LMDB's table of readers
     server.lock held with flock(2) by the one server that writes
     reserve     allocated room that is given up when the disk is full, so that consumers can go on
+    fault       what went wrong in the last server (`store.faults`)
 
 LMDB makes an empty database out of a missing or empty file, and a file that was cut short kills the process with
 SIGBUS when a missing page is touched. So the file is judged here, by reading it, before LMDB sees it. What FORMAT
@@ -82,7 +83,10 @@ class DataDirectory:
         if found is None:
             raise self._refuse("holds a data.mdb but no FORMAT file, so it is not known to be tq's")
         if found != FORMAT:
-            raise self._refuse(f"has the format {found!r}, and this version of tq reads {FORMAT!r}")
+            number = found.removeprefix("tq ")
+            is_newer = number.isdecimal() and int(number) > int(FORMAT.removeprefix("tq "))
+            made = "was made by a newer version of tq: it " if is_newer else ""
+            raise self._refuse(f"{made}has the format {found!r}, and this version of tq reads {FORMAT!r}")
         if not has_data:
             raise self._refuse("has lost its data.mdb; restore it from a backup")
         return False
@@ -142,6 +146,10 @@ class DataDirectory:
                 end += os.pwrite(self._data, bytes(EXTENT_BYTES), end)
             self._ahead_bytes = end
 
+    def data_bytes(self) -> int:
+        """How long the data file is."""
+        return (self.path / DATA_FILE).stat().st_size
+
     def disk_free_bytes(self) -> int:
         figures = os.statvfs(self.path)
         return figures.f_bavail * figures.f_frsize
@@ -161,12 +169,18 @@ class DataDirectory:
             with suppress(OSError):
                 os.truncate(path, 0)
 
+    def reserve_bytes(self) -> int:
+        """What `empty_reserve` would give back."""
+        try:
+            return (self.path / "reserve").stat().st_size
+        except FileNotFoundError:
+            return 0
+
     def empty_reserve(self) -> bool:
         """Give the reserve's room back to the disk; False when there was none."""
-        path = self.path / "reserve"
-        if not path.exists() or path.stat().st_size == 0:
+        if not self.reserve_bytes():
             return False
-        os.truncate(path, 0)
+        os.truncate(self.path / "reserve", 0)
         return True
 
     def _read_format(self) -> str | None:

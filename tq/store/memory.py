@@ -125,8 +125,8 @@ class _MemorySpace:
         self._items[key] = value
 
     def append(self, key: bytes, value: bytes) -> None:
-        if self._items and key <= self._items.peekitem(-1)[0]:
-            raise ValueError(f"append of {key!r} behind {self._items.peekitem(-1)[0]!r}")
+        if key in self._items:
+            raise ValueError(f"append of {key!r}, which is there already")
         self.put(key, value)
 
     def delete(self, key: bytes) -> bool:

@@ -23,6 +23,7 @@ from tq.errors import (
     MessageTooLarge,
     Overloaded,
     RequestTimeout,
+    StorageDamaged,
     StorageFailed,
     StorageFull,
     TqError,
@@ -51,8 +52,8 @@ _ANY_REQUEST = (
     HeadersTooLarge,
     InternalError,
 )
-_ANY_COMMAND = (Overloaded, StorageFailed, StorageFull)
-_ANY_QUERY = (StorageFailed,)
+_ANY_COMMAND = (Overloaded, StorageFailed, StorageDamaged, StorageFull)
+_ANY_QUERY = (StorageFailed, StorageDamaged)
 
 _Wait = Annotated[int, Meta(ge=0, description="Seconds after which trying again may help.")]
 

@@ -7,7 +7,13 @@ or disk.
 *Room.* When LMDB runs out of disk even a delete fails, because it copies pages before it changes them. So commands
 that grow the store are refused with StorageFull while less than the reserve is left (free disk and free pages in the
 file together), and the data directory keeps as much again allocated in a file that is emptied when the disk is full
-all the same.
+all the same. Leases, and whatever else takes a little room, may have three quarters of both together: the rest is for
+what gives room back.
+
+*Damage.* LMDB keeps no checksums, and looks at a page only when it needs it. What it calls damage ends the use of the
+store: StorageDamaged, and a note in the directory. On some damage LMDB ends the process, by a signal that the
+interpreter notes there too. At a start after either, the whole structure is verified before LMDB touches it. That takes
+time that grows with the file, so it is not done at every start.
 
 *Handles.* `mdb_dbi_open` may be in use by one transaction at a time, so only the writer opens sub-databases: all that
 exist at the start, the others when they are made. A reader can therefore see a sub-database for which there is no
@@ -20,7 +26,7 @@ from __future__ import annotations
 import errno
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import Any, TypeVar
@@ -28,10 +34,11 @@ from typing import Any, TypeVar
 import lmdb
 from lmdb import verify
 
-from tq.errors import EXIT_DATA, StartError, StorageFailed, StorageFull
+from tq.errors import EXIT_DATA, StartError, StorageDamaged, StorageFailed, StorageFull
 from tq.model import Command, StorageInfo
 from tq.store import Apply
 from tq.store.directory import DATA_FILE, DataDirectory
+from tq.store.faults import FaultNote
 from tq.store.lmdb.tx import LmdbTx, LookAgain
 
 T = TypeVar("T")
@@ -41,10 +48,23 @@ MAX_READERS = 126  # LMDB's own default: this process uses one slot a thread, an
 READER_CHECK_S = 5.0  # how often the slots of readers that died are freed, and the reserve is filled again
 DISK_CHECK_S = 1.0  # how often the room on the disk is looked at …
 PLENTY = 64  # … while it is so many reserves; else at each commit
-LOOK_AGAIN_FOR_S = 10.0  # after which it is an error that nobody foresaw, and must not stop the event loop for ever
+LOOK_AGAIN_FOR_S = 10.0  # after which it must not stop the event loop any more; it is damage while nothing is written
 LOOK_AGAIN_S = 0.0005  # a reader's pause for the writer, who has what it waits for in a moment
 
+WRITTEN = 32  # times what it costs to hold: a lease writes a record of up to 2 KB into pages that are half full
+
 _FULL_CODES = (errno.ENOSPC, errno.EDQUOT)
+_DAMAGE = (
+    lmdb.CorruptedError,
+    lmdb.PageNotFoundError,
+    lmdb.CursorFullError,
+    lmdb.PageFullError,
+    lmdb.ProblemError,
+    lmdb.IncompatibleError,
+    lmdb.BadDbiError,
+    lmdb.NotFoundError,  # of what a cursor stands on, or a list has named
+    lmdb.BadTxnError,  # after any of these
+)
 
 log = logging.getLogger("tq.store")
 
@@ -60,29 +80,36 @@ class LmdbStore:
         max_spaces: int,
         reserve_bytes: int,
         max_store_bytes: int | None = None,
+        watches_faults: bool = False,
     ) -> None:
-        """Open the directory, or make it. Raises StartError."""
+        """Open the directory, or make it. Raises StartError.
+
+        `watches_faults`: note the signal that kills the process; for one store of a process alone.
+        """
         self._apply = apply
         self._max_spaces = max_spaces
         self._max_store_bytes = max_store_bytes
         self._handles: dict[bytes, Any] = {}
         self._closing = Lock()
         self._failure: StorageFailed | None = None
+        self._is_committing = False
         self._directory = DataDirectory(path)
+        self._fault = FaultNote(path)
         self._readers_checked_at = 0.0
         self._disk_checked_at = 0.0
         self._disk_free_bytes = 0
         try:
-            self._env = self._open()
+            self._env = self._open(watches_faults)
             self._page_bytes: int = self._env.stat()["psize"]
             # A small disk (a tmpfs of 8 MB) must not be all reserve.
             self._reserve_bytes = min(reserve_bytes, self._directory.disk_total_bytes() // 8)
             self._fill_reserve()
         except BaseException:
+            self._fault.close()
             self._directory.close()
             raise
 
-    def _open(self) -> lmdb.Environment:
+    def _open(self, watches_faults: bool) -> lmdb.Environment:
         """Raises StartError."""
         directory = self._directory
         try:
@@ -90,7 +117,12 @@ class LmdbStore:
             if is_new:
                 directory.begin_creation()
             else:
-                self._judge_data_file()
+                missing_pages = directory.missing_pages()
+            fault = self._fault.read()
+            if not is_new and (missing_pages or fault):
+                self._verify_data_file(missing_pages, fault)
+            if watches_faults:
+                self._fault.watch()
             env = lmdb.open(
                 str(directory.path),
                 map_size=MAP_BYTES,
@@ -106,6 +138,8 @@ class LmdbStore:
             if is_new:
                 env.sync(True)
                 directory.end_creation()
+        except _DAMAGE as error:
+            raise self._refuse_data(f"is damaged ({error})") from error
         except (lmdb.Error, OSError) as error:
             raise StartError(
                 f"The data directory {directory.path} cannot be opened ({error}); choose another with --data-dir.",
@@ -113,30 +147,58 @@ class LmdbStore:
             ) from error
         return env
 
-    def _judge_data_file(self) -> None:
-        missing = self._directory.missing_pages()
-        if not missing:
-            return
-        log.warning("data.mdb ends %d pages early: verifying its structure", missing)
+    def _verify_data_file(self, missing_pages: int, fault: str) -> None:
+        """Raises StartError, OSError."""
+        if missing_pages:
+            log.warning("data.mdb ends %d pages early: verifying its structure", missing_pages)
+        else:
+            log.warning("verifying the structure of data.mdb, for the last server ended with: %s", fault)
         findings = _verify(self._directory.path)
         if findings:
-            raise StartError(
-                f"The data.mdb in {self._directory.path} was cut short ({findings[0]}); "
-                f"restore it from a backup or choose another directory with --data-dir.",
-                EXIT_DATA,
+            raise self._refuse_data(f"{'was cut short' if missing_pages else 'is damaged'} ({findings[0]})")
+        if fault and self._fault.was_verified:
+            why = (
+                f"has ended two servers, though its structure is sound ({fault}): remove the file `fault` to try again"
             )
+            raise self._refuse_data(why)
+        if fault:
+            self._fault.verified()
+
+    def _refuse_data(self, why: str) -> StartError:
+        return StartError(
+            f"The data.mdb in {self._directory.path} {why}; "
+            f"restore it from a backup or choose another directory with --data-dir.",
+            EXIT_DATA,
+        )
 
     # --- the writer's side -------------------------------------------------------------
 
     def commit(self, commands: Sequence[Command], now_ms: int) -> list[Any]:
+        if self._failure:
+            raise self._failure
         now = time.monotonic()
         self._check_readers(now)
-        if self._available_bytes(now) >= self._reserve_bytes:
+        available = self._available_bytes(now)
+        if available >= self._reserve_bytes:
             if self._has_plenty() and self._max_store_bytes is None:
                 self._directory.write_ahead(self._file_bytes())
             return self._commit_group(commands, now_ms)
-        results = iter(self._commit_group([c for c in commands if not c.grows], now_ms))
-        return [StorageFull() if command.grows else next(results) for command in commands]
+        fitting = list(self._fit(commands, available))
+        results = iter(self._commit_group([command for command in fitting if command], now_ms))
+        return [next(results) if command else StorageFull() for command in fitting]
+
+    def _fit(self, commands: Sequence[Command], available: int) -> Iterator[Command | None]:
+        """What may be done of each command when only the reserve is left."""
+        spare = available + self._directory.reserve_bytes() - self._reserve_bytes // 2
+        for command in commands:
+            if command.takes_room or (command.takes_reserve and spare <= 0):
+                yield None
+                continue
+            fitting = command
+            while fitting.takes_reserve and fitting.cost_bytes * WRITTEN > spare and (smaller := fitting.smaller()):
+                fitting = smaller
+            spare -= fitting.cost_bytes * WRITTEN if fitting.takes_reserve else 0
+            yield fitting
 
     def _commit_group(self, commands: Sequence[Command], now_ms: int) -> list[Any]:
         if len(commands) > 1:
@@ -156,10 +218,13 @@ class LmdbStore:
         except StorageFailed:
             raise
         except StorageFull as full:
-            if command.grows or not self._directory.empty_reserve():
+            if command.takes_room:
                 return full
-            log.warning("the disk is full: the reserve is released")
-            return self._commit_alone(command, now_ms)
+            if self._directory.empty_reserve():
+                log.warning("the disk is full: the reserve is released")
+                return self._commit_alone(command, now_ms)
+            smaller = command.smaller()
+            return full if smaller is None else self._commit_alone(smaller, now_ms)
         except Exception as error:
             return error
 
@@ -176,12 +241,16 @@ class LmdbStore:
             results = self._apply(tx, commands, now_ms)
         except lmdb.Error as error:
             self._abort(tx)
-            if isinstance(error, lmdb.MapFullError) or error.code in (*_FULL_CODES, errno.EIO):
+            if isinstance(error, (lmdb.MapFullError, *_DAMAGE)) or error.code in (*_FULL_CODES, errno.EIO):
                 raise self._write_error(error) from error
             raise
+        except StorageDamaged as damage:
+            self._abort(tx)
+            raise self._fail_damaged(damage) from damage
         except BaseException:
             self._abort(tx)
             raise
+        self._is_committing = True
         try:
             self._commit_txn(txn)
         except lmdb.Error as error:
@@ -190,6 +259,8 @@ class LmdbStore:
                 self._reopen(tx)
                 self._check_meta()
             raise failure from error
+        finally:
+            self._is_committing = False
         self._handles |= tx.opened
         return results
 
@@ -225,6 +296,8 @@ class LmdbStore:
         Carrying on is safe where it is only full: the transaction was aborted, and LMDB refuses to begin
         another when its meta page may be damaged.
         """
+        if isinstance(error, _DAMAGE):
+            return self._fail_damaged(error)
         is_full = isinstance(error, lmdb.MapFullError) or error.code in _FULL_CODES
         if is_full or self._directory.disk_free_bytes() < self._reserve_bytes:
             return StorageFull()
@@ -232,7 +305,14 @@ class LmdbStore:
 
     def _fail(self, why: str) -> StorageFailed:
         self._failure = StorageFailed(why)
+        self._fault.note(why)
         return self._failure
+
+    def _fail_damaged(self, error: Exception) -> StorageDamaged:
+        failure = StorageDamaged(f"The data file is damaged ({error}): run `tq check`, and restore a backup.")
+        self._fault.note(failure.detail)
+        self._failure = failure
+        return failure
 
     def _check_readers(self, now: float) -> None:
         if now - self._readers_checked_at >= READER_CHECK_S:
@@ -253,11 +333,15 @@ class LmdbStore:
                 txn = self._env.begin()
                 try:
                     return look(LmdbTx(self._env, txn, self._handles, None))
-                except LookAgain:
+                except LookAgain as again:
                     if self._failure:  # then the writer will never have what is waited for
                         raise self._failure from None
                     if time.monotonic() > give_up_at:
-                        raise
+                        if self._is_committing:  # the disk is slow
+                            raise
+                        raise self._fail_damaged(again) from again
+                except _DAMAGE as error:
+                    raise self._fail_damaged(error) from error
                 finally:
                     txn.abort()
             time.sleep(LOOK_AGAIN_S)
@@ -276,6 +360,9 @@ class LmdbStore:
 
     def close(self) -> None:
         self._env.close()
+        if self._failure is None:
+            self._fault.stopped_in_order()
+        self._fault.close()
         self._directory.close()
 
     # --- room -------------------------------------------------------------
@@ -296,7 +383,8 @@ class LmdbStore:
 
     def _room_bytes(self) -> int:
         used = self._used_bytes()
-        room = self._directory.disk_free_bytes() + self._file_bytes() - used
+        # What lies behind the last page is room too: written ahead, or left there by a write that a full disk cut off.
+        room = self._directory.disk_free_bytes() + max(self._directory.data_bytes(), self._file_bytes()) - used
         if self._max_store_bytes is not None:
             # The reserve is for the disk: a quota may be used up to the last page.
             room = min(room, self._max_store_bytes - used + self._reserve_bytes)

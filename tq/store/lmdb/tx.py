@@ -17,7 +17,7 @@ import lmdb
 from tq.store import Space
 
 _DUPLICATES = _OVERWRITE = _APPEND = True  # what lmdb.Transaction.put calls dupdata, overwrite and append
-_NO_APPEND = False
+_NO_OVERWRITE = _NO_APPEND = False
 
 
 class LookAgain(Exception):
@@ -57,11 +57,11 @@ class LmdbTx:
             return None
         handle = self._handles.get(name)
         if handle is None:
-            raise LookAgain
+            raise LookAgain(f"the sub-database {name!r} is not open")
         try:
             self.txn.stat(handle)
         except (lmdb.InvalidParameterError, lmdb.BadDbiError) as error:
-            raise LookAgain from error
+            raise LookAgain(f"the sub-database {name!r}: {error}") from error
         return handle
 
     def used_pages(self) -> int:
@@ -100,18 +100,26 @@ class _LmdbSpace:
         self._cursor: Any = None  # made by the first pop, for the others
 
     def get(self, key: bytes) -> bytes | None:
-        value: bytes | None = self._txn.get(key, None, self._handle)
+        try:
+            value: bytes | None = self._txn.get(key, None, self._handle)
+        except lmdb.BadValsizeError:
+            return None  # no key has none or so many bytes, unless a disk has made it
         return value
 
     def put(self, key: bytes, value: bytes) -> None:
         self._txn.put(key, value, _DUPLICATES, _OVERWRITE, _NO_APPEND, self._handle)
 
     def append(self, key: bytes, value: bytes) -> None:
-        if not self._txn.put(key, value, _DUPLICATES, _OVERWRITE, _APPEND, self._handle):
-            raise ValueError(f"append of {key!r}, which is not behind the last key")
+        if self._txn.put(key, value, _DUPLICATES, _OVERWRITE, _APPEND, self._handle):
+            return
+        if not self._txn.put(key, value, _DUPLICATES, _NO_OVERWRITE, _NO_APPEND, self._handle):
+            raise ValueError(f"append of {key!r}, which is there already")
 
     def delete(self, key: bytes) -> bool:
-        deleted: bool = self._txn.delete(key, b"", self._handle)
+        try:
+            deleted: bool = self._txn.delete(key, b"", self._handle)
+        except lmdb.BadValsizeError:
+            return False
         return deleted
 
     def pop_first(self) -> tuple[bytes, bytes] | None:
@@ -119,14 +127,20 @@ class _LmdbSpace:
         if cursor is None:
             cursor = self._cursor = self._txn.cursor(self._handle)
         if not cursor.first():
+            self._expect_empty()
             return None
         item: tuple[bytes, bytes] = cursor.item()
-        cursor.delete()
+        try:
+            cursor.delete()
+        except SystemError as error:  # so py-lmdb tells of damage here
+            raise error.__cause__ or error from None
         return item
 
     def scan(self, start: bytes = b"", stop: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
         cursor = self._txn.cursor(self._handle)  # closed when the iterator over it is gone, or the transaction
         if not cursor.set_range(start):
+            if not start:
+                self._expect_empty()
             return iter(())
         items: Iterator[tuple[bytes, bytes]] = cursor.iternext()
         return items if stop is None else takewhile(lambda item: item[0] < stop, items)
@@ -134,6 +148,11 @@ class _LmdbSpace:
     def count(self) -> int:
         entries: int = self._txn.stat(self._handle)["entries"]
         return entries
+
+    def _expect_empty(self) -> None:
+        """Nothing was found: there must be nothing, or messages are lost and nobody is told."""
+        if self.count():
+            raise lmdb.CorruptedError(f"nothing is found where {self.count()} keys are counted")
 
     def let_go(self) -> None:
         """Close the cursor, before the space is dropped."""
