@@ -17,7 +17,7 @@ import shutil
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,9 @@ from typing import Any
 import pytest
 from msgspec import Struct
 
-from tests.harness import START_SECONDS, NotStarted, Server, findings, open_store
+from tests.harness import START_SECONDS, NotStarted, Server, open_store
 from tq import lifecycle, model
+from tq.audit import audit
 from tq.errors import EXIT_DATA, EXIT_STORAGE_FAILED, StartError
 
 CALLS = ("pwrite64", "writev", "fdatasync", "fsync", "ftruncate", "fallocate", "write", "rename", "mkdir", "unlink")
@@ -42,12 +43,15 @@ State = dict[str, tuple[str, ...]]
 """The contents in each queue that exists, in order, whoever has leased them."""
 
 
-class Answered(Struct):
-    """A request and its status, 0 where there was no answer, and what it does to a state."""
+Effect = Callable[[State], Iterable[State]]
+"""What may become of a state."""
 
-    what: str
+
+class Answered(Struct):
+    """A request's status, 0 where there was no answer, and what it does."""
+
     status: int
-    effect: Callable[[State], State]
+    effect: Effect
 
 
 class Case(Struct, frozen=True):
@@ -73,81 +77,98 @@ class Script:
 
     def run(self) -> list[Answered]:
         for queue in ("a", "b"):
-            self._ask(f"create {queue}", "POST", "/queues", {"name": queue}, lambda s, q=queue: {q: (), **s})
+            self._ask("POST", "/queues", {"name": queue}, lambda s, queue=queue: [{queue: (), **s}])
         for _ in range(2):
             self._send("a", 1, 10)
             self._send("a", 3, 5_000)
             self._send("b", 2, 1_000)
             self._remove("a")
-            if receipt := self._lease("a"):
-                self._ask("ack", "DELETE", f"/queues/a/messages/{receipt}", None, lambda s: {**s, "a": s["a"][1:]})
-            if receipt := self._lease("a"):
-                self._transact(receipt)
-            self._ask("purge", "DELETE", "/queues/b/messages", None, lambda s: {**s, "b": ()} if "b" in s else s)
+            if leased := self._lease("a"):
+                self._ask("DELETE", f"/queues/a/messages/{leased['receipt']}", None, taken("a", leased["content"]))
+            if leased := self._lease("a"):
+                self._transact(leased)
+            self._ask("DELETE", "/queues/b/messages", None, on("b", lambda _: [()]))
             self._send("b", 1, 100)
         return self.answers
 
     def _send(self, queue: str, number: int, size: int) -> None:
         contents = self._contents(number, size)
         body = [{"content": content} for content in contents]
-        self._ask("send", "POST", f"/queues/{queue}/messages", body, lambda s: _added(s, queue, contents))
+        self._ask("POST", f"/queues/{queue}/messages", body, sent(queue, contents))
 
     def _remove(self, queue: str) -> None:
-        self._ask("remove", "GET", f"/queues/{queue}/messages", None, lambda s: {**s, queue: s.get(queue, ())[1:]})
+        answer = self._ask("GET", f"/queues/{queue}/messages", None, any_taken(queue))
+        if answer:
+            self.answers[-1].effect = taken(queue, answer["content"])
 
-    def _lease(self, queue: str) -> str | None:
-        reply = self._ask("lease", "GET", f"/queues/{queue}/messages?visibility_timeout=600", None, lambda s: s)
-        return json.loads(reply)["receipt"] if reply else None
+    def _lease(self, queue: str) -> Any:
+        return self._ask("GET", f"/queues/{queue}/messages?visibility_timeout=600", None, lambda s: [s])
 
-    def _transact(self, receipt: str) -> None:
+    def _transact(self, leased: Any) -> None:
         contents = self._contents(1, 3_000)
-        body = {"ack": [{"queue": "a", "receipt": receipt}], "send": [{"queue": "b", "content": contents[0]}]}
-        self._ask("transact", "POST", "/transactions", body, lambda s: _added({**s, "a": s["a"][1:]}, "b", contents))
+        body = {"ack": [{"queue": "a", "receipt": leased["receipt"]}], "send": [{"queue": "b", "content": contents[0]}]}
+        take, send = taken("a", leased["content"]), sent("b", contents)
+        self._ask("POST", "/transactions", body, lambda s: [after for between in take(s) for after in send(between)])
 
     def _contents(self, number: int, size: int) -> tuple[str, ...]:
         return tuple(f"{self._chance.getrandbits(64):x} {'.' * size}" for _ in range(number))
 
-    def _ask(self, what: str, method: str, path: str, body: Any, effect: Callable[[State], State]) -> bytes:
-        """The body of an answer with success."""
+    def _ask(self, method: str, path: str, body: Any, effect: Effect) -> Any:
+        """What an answer with success says."""
+        status, answer = 0, b""
         try:
             reply = self._server.request(method, path, body)
             status, answer = reply.status, reply.body
         except ConnectionRefusedError:  # it has ended, and nothing was asked
             self.has_failed = True
-            return b""
+            return None
         except (OSError, http.client.HTTPException):
-            status, answer = 0, b""
+            pass
         self.has_failed |= status in (0, 503)
-        self.answers.append(Answered(what, status, effect))
-        return answer if status in (200, 201) else b""
+        self.answers.append(Answered(status, effect))
+        return json.loads(answer) if status in (200, 201) else None
 
 
-def _added(state: State, queue: str, contents: tuple[str, ...]) -> State:
-    return {**state, queue: state[queue] + contents} if queue in state else state
+def on(queue: str, change: Callable[[tuple[str, ...]], Iterable[tuple[str, ...]]]) -> Effect:
+    """What may become of one queue; of a state without it nothing can."""
+    return lambda state: [{**state, queue: contents} for contents in change(state[queue])] if queue in state else []
+
+
+def sent(queue: str, contents: tuple[str, ...]) -> Effect:
+    return on(queue, lambda there: [there + contents])
+
+
+def taken(queue: str, content: str) -> Effect:
+    return on(queue, lambda there: [tuple(one for one in there if one != content)])
+
+
+def any_taken(queue: str) -> Effect:
+    return on(queue, lambda there: [there, *(there[:at] + there[at + 1 :] for at in range(len(there)))])
 
 
 def possible(before: State, answers: list[Answered]) -> list[State]:
-    """The states that the answers allow."""
+    """The states that the answers allow. What was refused, as where a queue could not be made, did nothing."""
     states = [before]
     for answer in answers:
-        after = [answer.effect(state) for state in states]
-        if answer.status in (0, 503, 507):
-            after += [state for state in states if state not in after]
-        elif answer.status not in (200, 201, 204):
-            after = states
-        states = after
+        done = [after for state in states for after in answer.effect(state)]
+        if answer.status in (200, 201, 204):
+            states = done
+        elif answer.status in (0, 503, 507):
+            states += [state for state in done if state not in states]
     return states
 
 
-def state_of(data_dir: Path) -> State:
+def look(data_dir: Path) -> tuple[list[str], State]:
+    """What is wrong in a data directory, and what is there. It is opened once: while one server is started another
+    thread's lock may be held for a moment by the process that becomes the server."""
     store = open_store(data_dir)
     try:
-        return store.read(_look)
+        return store.check() + store.read(audit), store.read(_state)
     finally:
         store.close()
 
 
-def _look(tx: Any) -> State:
+def _state(tx: Any) -> State:
     found: State = {}
     for info in lifecycle.answer(tx, model.ListQueues(), 0).queues:
         pages = [lifecycle.answer(tx, model.Peek(info.name, state, limit=100), 0) for state in ("ready", "in_flight")]
@@ -230,14 +251,15 @@ def judge(case: Case, suffered: Suffered, before: State, data_dir: Path) -> list
     if suffered.exit_code != expected:
         found.append(f"it exited with {suffered.exit_code}, not {expected}.")
     if not suffered.has_served and not re.fullmatch(r"tq: The data directory [^\n]+ --data-dir\.\n", suffered.errors):
-        found.append(f"a start ended with {suffered.errors!r}")
+        found.append(f"a start ended with {suffered.errors!r}.")
     statuses = [answer.status for answer in suffered.answers]
     if 503 in statuses and any(200 <= status < 300 for status in statuses[statuses.index(503) :]):
-        found.append(f"it went on after a failure: {statuses}")
+        found.append(f"it went on after a failure: {statuses}.")
     try:
-        found += findings(data_dir)
-        if state_of(data_dir) not in possible(before, suffered.answers):
-            found.append(f"what was answered and what is there differ: {statuses}, {state_of(data_dir)}")
+        wrong, state = look(data_dir)
+        found += wrong
+        if state not in possible(before, suffered.answers):
+            found.append(f"what was answered and what is there differ: {statuses}.")
     except StartError as refusal:
         found.append(f"afterwards it is refused: {refusal}")
     return [f"{case}: {one} {suffered.failed}" for one in found]
@@ -279,11 +301,11 @@ def test_the_kth_write_or_sync_fails(strace: str, tmp_path: Path, seed: int, is_
         with Server(original / "data") as server:
             Script(server, random.Random(seed)).run()
             assert server.stop() == 0
-        before = state_of(original / "data")
+        _, before = look(original / "data")
     shutil.copytree(original, fine_dir)
     fine = suffer(strace, fine_dir / "data", seed + 1)
     assert fine.exit_code == 0
-    assert possible(before, fine.answers) == [state_of(fine_dir / "data")]
+    assert look(fine_dir / "data") == ([], *possible(before, fine.answers))
     chosen = all_cases(fine.calls) if is_all else some_cases(fine.calls, random.Random(seed))
 
     def attack(number: int, case: Case) -> tuple[Suffered, list[str]]:
