@@ -119,10 +119,10 @@ def record(
     requests: list[Request] = []
     purger = Purger(seed, place)
     clients = [*removing.removers(seed, place, recorder), *leasing.leasers(seed, place, requests), purger]
-    for client in clients:
-        client.start()
     disk = RecordedDisk(image, work)
     try:
+        for client in clients:
+            client.start()
         began, created = monotonic_ns(), {}
         with Server(disk.path / "data", *flags, wrapper=wrapper) as server:
             for name, settings in QUEUES.items():
