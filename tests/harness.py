@@ -38,6 +38,15 @@ class Reply:
         return f"Reply({self.status}, {self.body[:200]!r})"
 
 
+class NotStarted(AssertionError):
+    """A server ended before it served."""
+
+    def __init__(self, exit_code: int, errors: str) -> None:
+        super().__init__(f"the server did not start: {errors}")
+        self.exit_code = exit_code
+        self.errors = errors
+
+
 class Server:
     """Starts on a free port of the loopback; `stop`, `kill` or the end of a `with` ends it."""
 
@@ -70,9 +79,10 @@ class Server:
         ready, _, _ = select.select([self.process.stdout], [], [], START_SECONDS)
         line = self.process.stdout.readline().decode() if ready else ""
         if not line:
-            self.process.kill()
+            if not ready:
+                self.process.kill()
             _, errors = self.process.communicate()
-            raise AssertionError(f"the server did not start: {errors.decode()}")
+            raise NotStarted(self.process.returncode, errors.decode())
         return line
 
     def __enter__(self) -> Server:
