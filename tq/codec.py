@@ -40,7 +40,7 @@ from zlib import crc32
 import msgpack
 import msgspec
 
-from tq.model import Attribute, Clock, DeadLetterOrigin, MoveTask, QueueSettings
+from tq.model import Attribute, Boot, Clock, DeadLetterOrigin, MoveTask, QueueSettings
 
 VERSION = 1
 MESSAGE_VERSION = 3
@@ -282,6 +282,14 @@ def pack_clock(clock: Clock) -> bytes:
 def unpack_clock(value: bytes | None) -> Clock:
     """The clock as it was stored; at zero when it never was."""
     return Clock(int.from_bytes(value[:8]), int.from_bytes(value[8:], signed=True)) if value else Clock(0, 0)
+
+
+def pack_boot(boot: Boot) -> bytes:
+    return boot.began_ms.to_bytes(8, signed=True) + boot.id.encode()
+
+
+def unpack_boot(value: bytes | None) -> Boot | None:
+    return Boot(value[8:].decode(), int.from_bytes(value[:8], signed=True)) if value else None
 
 
 def pack_queue(record: QueueRecord) -> bytes:

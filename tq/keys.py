@@ -2,6 +2,7 @@
 
     sub-database    key                                                     value
     meta            b"next_queue_id", b"probed_at", b"clock"                integers, 8 bytes each
+                    b"boot"                                                 integer (8) + which start of the machine
     queues          queue name, ASCII                                       queue record (codec)
     names           queue id (4)                                            queue name
     notes           queue name                                              texts that a protocol keeps (codec)
@@ -60,6 +61,7 @@ BY_QUEUE = (IN_FLIGHT, DELAYED, BLOCKED, GROUPS, DEDUP, ATTEMPTS, CHUNKS, QUARAN
 NEXT_QUEUE_ID = b"next_queue_id"
 PROBED_AT = b"probed_at"
 CLOCK = b"clock"
+BOOT = b"boot"
 
 LOWEST_RANK = 9
 
