@@ -37,7 +37,7 @@ EARLY_KILLS = 0.2  # of them do not wait for that
 MAX_PAUSE_S = 0.2  # and then the kill comes at a moment within this
 AIMS = ("/transactions", "/transactions", "/acks", "/acks", "")  # what a kill waits to be under way; "": for nothing
 MAX_AIM_S = 0.003  # about as long as those take
-STOPS_S = (0, 0, 0, 0, 0.1, 0.7, 0.7, 3.5)  # and then it may be stopped for up to so long: some or all leases run out
+STOPS_S = (0, 0, 0, 0, 0.1, 0.7, 0.7, 2.5)  # and then it may be stopped for up to so long: some or all leases run out
 RESTART_S = 4  # ten times as long as a restart takes
 
 ENOUGH = {
