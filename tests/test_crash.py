@@ -16,18 +16,20 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from time import monotonic, monotonic_ns
+from typing import Any
 
 import pytest
 from msgspec import Struct
+from msgspec.structs import replace
 
 from tests import ending, leasing, removing
 from tests.clients import Client, Place
 from tests.endings import Act, Endings, check_endings
-from tests.harness import ROOT, Server, findings, wait_until
+from tests.harness import ROOT, START_SECONDS, Server, findings, wait_until
 from tests.history import History, Kill, Recorder, check
 from tests.leases import Lives, Request, check_lives
 
@@ -84,8 +86,56 @@ class Suffered(Struct):
     def mistakes(self) -> list[str]:
         return self.wrong + check(self.history) + check_lives(self.lives) + check_endings(self.endings)
 
+    def answered(self) -> Suffered:
+        """The same, had nobody asked what got no answer."""
 
-def suffer(data_dir: Path | str, rounds: int, seed: int, most_rounds: int) -> Suffered:
+        def known(requests: Any) -> tuple[Any, ...]:
+            return tuple(one for one in requests if one.outcome != "unknown")
+
+        return replace(
+            self,
+            history=replace(self.history, operations=known(self.history.operations), kills=()),
+            lives=replace(self.lives, requests=known(self.lives.requests), kills=()),
+            endings=replace(self.endings, acts=known(self.endings.acts), kills=()),
+        )
+
+
+Fell = Callable[[Server, random.Random, Sequence[Client]], tuple[int, int]]
+"""Ends a server under load. When that began, and when it was over."""
+
+
+def strike(server: Server, chance: random.Random, clients: Sequence[Client]) -> tuple[int, int]:
+    """Kill it at some moment; before that it may stand still for a while."""
+    time.sleep(chance.uniform(0, MAX_PAUSE_S))
+    if aim := chance.choice(AIMS):
+        wait_until(lambda: any(client.path.endswith(aim) for client in clients), 60)
+        time.sleep(chance.uniform(0, MAX_AIM_S))
+    if stop_s := chance.choice(STOPS_S):
+        server.process.send_signal(signal.SIGSTOP)
+        time.sleep(chance.uniform(0, stop_s))
+        if chance.random() < 0.7:
+            server.process.send_signal(signal.SIGCONT)
+            time.sleep(chance.uniform(0, MAX_PAUSE_S))
+    sent = monotonic_ns()
+    server.kill()
+    return sent, monotonic_ns()
+
+
+def stop_gently(server: Server, chance: random.Random, _: Sequence[Client]) -> tuple[int, int]:
+    """SIGTERM, and often more signals until it has ended."""
+    time.sleep(chance.uniform(0, MAX_PAUSE_S))
+    sent = monotonic_ns()
+    server.process.send_signal(signal.SIGTERM)
+    again = chance.choice((None, signal.SIGTERM, signal.SIGINT))
+    while again and server.process.poll() is None:
+        server.process.send_signal(again)
+        time.sleep(0.001)
+    assert server.process.wait(START_SECONDS) == 0
+    assert server.errors() == ""
+    return sent, monotonic_ns()
+
+
+def suffer(data_dir: Path | str, rounds: int, seed: int, most_rounds: int, fell: Fell = strike) -> Suffered:
     """Run clients through so many kills, and up to the most of them while something was too rare; then let them finish
     and take out what is left."""
     place, recorder, chance = Place(), Recorder(), random.Random(seed)
@@ -119,7 +169,7 @@ def suffer(data_dir: Path | str, rounds: int, seed: int, most_rounds: int) -> Su
                     is_early = number > 0 and chance.random() < EARLY_KILLS
                     if not is_early:
                         work(recorder, requests, clients)
-                    fallen = strike(server, chance, clients)
+                    fallen = fell(server, chance, clients)
                 else:
                     end(place, clients)
                     left = removing.remove_all(server)
@@ -135,23 +185,6 @@ def suffer(data_dir: Path | str, rounds: int, seed: int, most_rounds: int) -> Su
     kills = recorder.kills
     lives, endings = leasing.lives(requests, kills, ended), ending.endings(acts, kills, totals)
     return Suffered(recorder.history(left), lives, endings, wrong, restarts_s[1:])
-
-
-def strike(server: Server, chance: random.Random, clients: Sequence[Client]) -> tuple[int, int]:
-    """Kill the server at some moment; before that it may stand still for a while. When it was killed, and was dead."""
-    time.sleep(chance.uniform(0, MAX_PAUSE_S))
-    if aim := chance.choice(AIMS):
-        wait_until(lambda: any(client.path.endswith(aim) for client in clients), 60)
-        time.sleep(chance.uniform(0, MAX_AIM_S))
-    if stop_s := chance.choice(STOPS_S):
-        server.process.send_signal(signal.SIGSTOP)
-        time.sleep(chance.uniform(0, stop_s))
-        if chance.random() < 0.7:
-            server.process.send_signal(signal.SIGCONT)
-            time.sleep(chance.uniform(0, MAX_PAUSE_S))
-    sent = monotonic_ns()
-    server.kill()
-    return sent, monotonic_ns()
 
 
 def missing(requests: list[Request], acts: list[Act], rounds: int) -> list[str]:
@@ -226,6 +259,27 @@ def test_the_same_rounds_on_a_store_that_forgets_are_found_out(seed: int) -> Non
     assert len(lost) >= 3
     assert len(lost_lives) >= 3
     assert len(missed) >= 3
+
+
+def test_a_stop_under_load_loses_nothing_and_does_nothing_without_an_answer(tmp_path: Path, seed: int) -> None:
+    suffered = suffer(tmp_path / "data", 3, seed, 3, stop_gently)
+    counted = removing.figures(suffered.history)
+    print(dict(counted))
+    wrong = suffered.answered().mistakes()
+    assert not wrong, "\n".join(wrong[:20])
+    assert counted["kills"] == 3
+    assert counted["messages of ok sends"] >= 3 * ROUND_MESSAGES / 2
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_signals_until_it_is_gone_do_not_change_the_exit_code(start: Callable[..., Server], signum: int) -> None:
+    server = start()
+    server.process.send_signal(signal.SIGTERM)
+    while server.process.poll() is None:
+        server.process.send_signal(signum)
+        time.sleep(0.0005)
+    assert server.process.returncode == 0
+    assert server.errors() == ""
 
 
 def test_a_kill_while_it_starts_does_no_harm(tmp_path: Path, seed: int) -> None:
