@@ -282,6 +282,30 @@ def test_signals_until_it_is_gone_do_not_change_the_exit_code(start: Callable[..
     assert server.errors() == ""
 
 
+@pytest.mark.slow
+def test_a_restart_takes_no_longer_with_a_backlog(tmp_path: Path) -> None:
+    took_s: dict[int, float] = {}
+    for backlog in (0, 1_000_000):
+        data_dir = tmp_path / str(backlog)
+        with Server(data_dir) as server:
+            assert server.request("POST", "/queues", {"name": "q"}).status == 201
+            for _ in range(backlog // 10_000):
+                lines = b'{"content":1}\n' * 10_000
+                headers = {"Content-Type": "application/x-ndjson"}
+                assert server.request("POST", "/queues/q/messages", lines, headers).status == 201
+            server.kill()
+        took_s[backlog] = min(_restart_s(data_dir) for _ in range(5))
+    print(took_s)
+    assert took_s[1_000_000] < 2 * took_s[0]
+
+
+def _restart_s(data_dir: Path) -> float:
+    began_s = monotonic()
+    with Server(data_dir) as server:
+        assert server.request("POST", "/queues/q/messages", {"content": 1}).status == 201
+        return monotonic() - began_s
+
+
 def test_a_kill_while_it_starts_does_no_harm(tmp_path: Path, seed: int) -> None:
     data_dir, chance = tmp_path / "data", random.Random(seed)
     command = [sys.executable, "-m", "tq", "serve", "--port", "0", "--data-dir", str(data_dir)]
