@@ -108,7 +108,7 @@ def strike(server: Server, chance: random.Random, clients: Sequence[Client]) -> 
     """Kill it at some moment; before that it may stand still for a while."""
     time.sleep(chance.uniform(0, MAX_PAUSE_S))
     if aim := chance.choice(AIMS):
-        wait_until(lambda: any(client.path.endswith(aim) for client in clients), 60)
+        wait_until(lambda: any(client.path.endswith(aim) or client.failure for client in clients), 60)
         time.sleep(chance.uniform(0, MAX_AIM_S))
     if stop_s := chance.choice(STOPS_S):
         server.process.send_signal(signal.SIGSTOP)
