@@ -437,8 +437,10 @@ def test_golden_small_records() -> None:
     assert codec.pack_dedup(keys.message_key(3), NOW_MS).hex() == "09000000000000030000018bcfe56800"
     assert codec.pack_clock(Clock(NOW_MS, -2)).hex() == "0000018bcfe56800fffffffffffffffe"
     assert codec.unpack_clock(None) == Clock(0, 0)
-    assert codec.pack_boot(Boot("ab", -2)).hex() == "fffffffffffffffe6162"
+    boot = codec.pack_boot(Boot("ab", -2))
+    assert boot.hex() == "0182a26964a26162a8626567616e5f6d73fe" + crc32(boot[:-4]).to_bytes(4).hex()
     assert codec.unpack_boot(None) is None
+    assert codec.unpack_boot(boot[:-1] + b"x") is None
     leases = [(keys.message_key(3), 4), (keys.message_key(5, 9), 1)]
     attempt = codec.pack_attempt(NOW_MS, leases)
     assert attempt.hex() == "0000018bcfe568000900000000000003000000040000000000000005" + "00000001"

@@ -98,8 +98,8 @@ class Broker:
             max_waiting_bytes=settings.max_waiting_bytes,
         )
         if self._clock.offset_ms != stored.offset_ms:
-            self._tell_jump()
-        self._loop.call_soon(self._store_clock)
+            self._set_clock()
+        self._loop.call_soon(self._store_clock)  # behind what was due meanwhile
         self._clock_timer = self._loop.call_later(CLOCK_CHECK_S, self._check_clock)
         self._sweep()
         for task in store.read(lambda tx: lifecycle.answer(tx, model.ListMoves(), 0)):
@@ -393,12 +393,12 @@ class Broker:
 
     def _check_clock(self) -> None:
         if self._clock.follow():
-            self._tell_jump()
-            self._store_clock()
+            self._set_clock()
         self._clock_timer = self._loop.call_later(CLOCK_CHECK_S, self._check_clock)
 
-    def _tell_jump(self) -> None:
+    def _set_clock(self) -> None:
         log.warning("the wall clock has jumped: timers run %d ms ahead of it", self._clock.offset_ms)
+        self._store_clock()
 
     def _store_clock(self) -> None:
         boot = model.Boot(self._boot_id, self._clock.began_ms) if self._boot_id else None

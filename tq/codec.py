@@ -285,11 +285,15 @@ def unpack_clock(value: bytes | None) -> Clock:
 
 
 def pack_boot(boot: Boot) -> bytes:
-    return boot.began_ms.to_bytes(8, signed=True) + boot.id.encode()
+    return _seal(msgspec.structs.asdict(boot), _VERSION_BYTE)
 
 
 def unpack_boot(value: bytes | None) -> Boot | None:
-    return Boot(value[8:].decode(), int.from_bytes(value[:8], signed=True)) if value else None
+    """None when it was never stored, and when it is damaged: nobody needs to know."""
+    try:
+        return msgspec.convert(_unseal(value or b"", VERSION), Boot)
+    except (CorruptRecord, ValueError):
+        return None
 
 
 def pack_queue(record: QueueRecord) -> bytes:

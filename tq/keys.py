@@ -2,7 +2,7 @@
 
     sub-database    key                                                     value
     meta            b"next_queue_id", b"probed_at", b"clock"                integers, 8 bytes each
-                    b"boot"                                                 integer (8) + which start of the machine
+                    b"boot"                                                 the start of the machine (codec)
     queues          queue name, ASCII                                       queue record (codec)
     names           queue id (4)                                            queue name
     notes           queue name                                              texts that a protocol keeps (codec)
