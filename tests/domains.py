@@ -135,7 +135,7 @@ WEIGHTS = [
     (1, purges),
     (2, st.builds(model.Sweep, limits)),
     (1, st.just(model.Probe())),
-    (1, st.builds(model.SetClock, st.sampled_from([0, 1_500, -1_500]))),
+    (1, st.builds(model.SetClock, st.sampled_from([0, 1_500, -1_500]), st.sampled_from([None, model.Boot("a", -1)]))),
     (1, st.builds(model.StartMove, move_names, move_ids, st.none() | names, st.none() | st.just(10))),
     (1, st.builds(model.CancelMove, move_names, move_ids)),
     (1, st.builds(model.MoveSome, move_names, move_ids, limits)),

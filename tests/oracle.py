@@ -209,7 +209,7 @@ class Oracle(Loading):
         return model.Totals(len(self.queues), model.Counts(**counts))
 
     def _get_clock(self, _: model.GetClock) -> model.Clock:
-        return model.Clock(self._latest_ms, self._offset_ms)
+        return model.Clock(self._latest_ms, self._offset_ms, self._boot)
 
     def _get_message(self, query: model.GetMessage) -> model.Message:
         message = self._find(query.queue).find(query.id)
@@ -302,6 +302,7 @@ class Oracle(Loading):
 
     def _set_clock(self, command: model.SetClock) -> None:
         self._latest_ms, self._offset_ms = self._now_ms, command.offset_ms
+        self._boot = command.boot or self._boot
 
     def _tick(self, command: model.Tick) -> model.Ticked:
         over = sorted(due for due in self._due if due[0] <= self._now_ms)[: command.limit]

@@ -21,6 +21,7 @@ class Places:
         self._ended_bytes = 0  # of a group
         self._were_full: set[str] = set()  # of a group: where as many were in flight as may be
         self._latest_ms = self._offset_ms = self._now_ms = 0
+        self._boot: model.Boot | None = None
 
     @property
     def _wall_ms(self) -> int:

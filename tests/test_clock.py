@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.api import NOW_MS
-from tq.clock import JUMP_MS, TimerClock, elapsed_ms, wall_ms
+from tq.clock import JUMP_MS, TimerClock, boot_id, elapsed_ms, wall_ms
 
 HOUR_MS = 3_600_000
 MONTH_MS = 30 * 24 * HOUR_MS
@@ -24,9 +24,15 @@ class Machine:
         self.wall_ms = NOW_MS
         self.latest_ms = 0
         self.offset_ms = 0
+        self.began_ms: int | None = None
 
     def boot(self) -> TimerClock:
+        """A clock of a machine that was started anew, as far as the clock knows."""
         return TimerClock(self.latest_ms, self.offset_ms, lambda: self.wall_ms, lambda: self.real_ms)
+
+    def restart(self) -> TimerClock:
+        """Another clock on a machine that went on."""
+        return TimerClock(self.latest_ms, self.offset_ms, lambda: self.wall_ms, lambda: self.real_ms, self.began_ms)
 
     def pass_ms(self, passed: int) -> None:
         self.real_ms += passed
@@ -35,6 +41,7 @@ class Machine:
     def store(self, clock: TimerClock) -> None:
         self.latest_ms = clock.now_ms()
         self.offset_ms = clock.offset_ms
+        self.began_ms = clock.began_ms
 
 
 @pytest.fixture
@@ -75,8 +82,33 @@ def test_a_jump_that_was_stored_outlives_a_restart(machine: Machine, jump_ms: in
     assert machine.boot().now_ms() == NOW_MS + 7_000
 
 
+@pytest.mark.parametrize("jump_ms", JUMPS)
+def test_set_while_the_server_is_down_changes_nothing_as_long_as_the_machine_runs(
+    machine: Machine, jump_ms: int
+) -> None:
+    machine.store(machine.boot())
+    machine.pass_ms(7_000)
+    machine.wall_ms += jump_ms
+    clock = machine.restart()
+    assert (clock.now_ms(), clock.offset_ms) == (NOW_MS + 7_000, -jump_ms)
+    assert clock.began_ms == machine.began_ms  # so that the next restart knows it too
+    assert not clock.follow()
+
+
+def test_a_count_that_is_behind_what_was_stored_is_not_believed(machine: Machine) -> None:
+    machine.store(machine.boot())
+    machine.real_ms = 10  # it began anew, whatever the machine calls itself
+    machine.wall_ms += 7_000
+    assert machine.restart().now_ms() == NOW_MS + 7_000
+
+
+def test_this_machine_knows_its_start() -> None:
+    assert boot_id() == boot_id()
+    assert len(boot_id()) > 36
+
+
 @pytest.mark.parametrize("jump_ms", [HOUR_MS, MONTH_MS])
-def test_set_forward_while_down_ends_what_was_due_by_then(machine: Machine, jump_ms: int) -> None:
+def test_set_forward_while_the_machine_is_down_ends_what_was_due_by_then(machine: Machine, jump_ms: int) -> None:
     """Nothing but the wall clock tells how long the server was down, so it is believed."""
     machine.store(machine.boot())
     machine.wall_ms += jump_ms
@@ -84,7 +116,7 @@ def test_set_forward_while_down_ends_what_was_due_by_then(machine: Machine, jump
 
 
 @pytest.mark.parametrize("jump_ms", [HOUR_MS, MONTH_MS])
-def test_set_back_while_down_goes_on_from_the_latest_time(machine: Machine, jump_ms: int) -> None:
+def test_set_back_while_the_machine_is_down_goes_on_from_the_latest_time(machine: Machine, jump_ms: int) -> None:
     machine.store(machine.boot())
     machine.pass_ms(3_000)
     machine.wall_ms -= jump_ms
@@ -120,13 +152,13 @@ SETTINGS = st.integers(-MONTH_MS, MONTH_MS)
 EVENTS = st.one_of(
     st.tuples(st.just("pass"), PASSES),
     st.tuples(st.just("set"), SETTINGS),
-    st.tuples(st.sampled_from(["follow", "restart"]), st.just(0)),
+    st.tuples(st.sampled_from(["follow", "restart", "boot"]), st.just(0)),
 )
 
 
 @given(st.lists(EVENTS, max_size=40))
 def test_it_counts_real_time_and_never_goes_back(events: list[tuple[str, int]]) -> None:
-    """While it runs it counts real time exactly. A restart may add what the wall clock says, and never takes away."""
+    """While the machine runs it counts real time exactly. A start of the machine may add what the wall clock says."""
     machine = Machine()
     clock = machine.boot()
     latest_ms = clock.now_ms()
@@ -142,8 +174,8 @@ def test_it_counts_real_time_and_never_goes_back(events: list[tuple[str, int]]) 
             assert abs(clock.now_ms() - clock.offset_ms - machine.wall_ms) < JUMP_MS
         else:
             machine.store(clock)
-            clock = machine.boot()
-        if event != "pass" and event != "restart":
+            clock = machine.restart() if event == "restart" else machine.boot()
+        if event not in ("pass", "boot"):
             assert clock.now_ms() == before_ms
         assert clock.now_ms() >= latest_ms
         latest_ms = clock.now_ms()

@@ -27,6 +27,7 @@ from tq import codec, keys, model
 from tq.codec import CHUNK_BYTES, MAX_INLINE_BYTES, ChunkedBody, CorruptRecord, MessageRecord, QueueRecord
 from tq.model import (
     Attribute,
+    Boot,
     Clock,
     CreateQueue,
     DeadLetter,
@@ -434,12 +435,23 @@ def test_a_damaged_clock_is_none() -> None:
     assert codec.unpack_clock(sound[:-1]) == codec.unpack_clock(b"") == Clock(0, 0)
 
 
+@patient
+@given(st.text(min_size=1), st.integers(-(1 << 63), (1 << 63) - 1))
+def test_the_start_of_the_machine_comes_back(boot_id: str, began_ms: int) -> None:
+    boot = Boot(boot_id, began_ms)
+    assert codec.unpack_boot(codec.pack_boot(boot)) == boot
+
+
 def test_golden_small_records() -> None:
     assert codec.pack_dedup(keys.message_key(3), NOW_MS).hex() == "09000000000000030000018bcfe56800"
     assert codec.pack_clock(Clock(NOW_MS, -2)).hex() == "0000018bcfe56800fffffffffffffffe" + "b3140c74"
     assert codec.unpack_clock(None) == Clock(0, 0)
     without_checksum = bytes.fromhex("0000018bcfe56800fffffffffffffffe")
     assert codec.unpack_clock(without_checksum) == Clock(NOW_MS, -2)
+    boot = codec.pack_boot(Boot("ab", -2))
+    assert boot.hex() == "0182a26964a26162a8626567616e5f6d73fe" + crc32(boot[:-4]).to_bytes(4).hex()
+    assert codec.unpack_boot(None) is None
+    assert codec.unpack_boot(boot[:-1] + b"x") is None
     leases = [(keys.message_key(3), 4), (keys.message_key(5, 9), 1)]
     attempt = codec.pack_attempt(NOW_MS, leases)
     assert attempt.hex() == "0000018bcfe568000900000000000003000000040000000000000005" + "00000001"

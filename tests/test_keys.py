@@ -28,7 +28,8 @@ def test_names_of_the_spaces() -> None:
     names = (keys.DUE, keys.DEDUP, keys.CHUNKS, keys.QUARANTINE, keys.GARBAGE)
     assert names == ("due", "dedup", "chunks", "quarantine", "garbage")
     assert keys.ready_space(258) == "queue/258"
-    assert (keys.NEXT_QUEUE_ID, keys.PROBED_AT, keys.CLOCK) == (b"next_queue_id", b"probed_at", b"clock")
+    names = (keys.NEXT_QUEUE_ID, keys.PROBED_AT, keys.CLOCK, keys.BOOT)
+    assert names == (b"next_queue_id", b"probed_at", b"clock", b"boot")
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from tq import __version__, lifecycle, model
-from tq.clock import TimerClock
+from tq.clock import TimerClock, boot_id
 from tq.errors import InternalError, NotFound, Overloaded, StorageFailed, StorageFull, TqError
 from tq.settings import Settings
 from tq.store import Store
@@ -88,7 +88,9 @@ class Broker:
         self.failed = asyncio.Event()
         self.failure: StorageFailed | None = None
         stored = store.read(lambda tx: lifecycle.answer(tx, model.GetClock(), 0))
-        self._clock = clock or TimerClock(stored.latest_ms, stored.offset_ms)
+        self._boot_id = boot_id()
+        boot = stored.boot if stored.boot and stored.boot.id == self._boot_id else None
+        self._clock = clock or TimerClock(stored.latest_ms, stored.offset_ms, began_ms=boot and boot.began_ms)
         self._writer: Writer[Ticket] = Writer(
             store,
             self._clock.now_ms,
@@ -98,6 +100,7 @@ class Broker:
         )
         if self._clock.offset_ms != stored.offset_ms:
             self._set_clock()
+        self._loop.call_soon(self._store_clock)  # behind what was due meanwhile
         self._clock_timer = self._loop.call_later(CLOCK_CHECK_S, self._check_clock)
         self._sweep()
         for task in store.read(lambda tx: lifecycle.answer(tx, model.ListMoves(), 0)):
@@ -404,7 +407,12 @@ class Broker:
 
     def _set_clock(self) -> None:
         log.warning("the wall clock has jumped: timers run %d ms ahead of it", self._clock.offset_ms)
-        self.submit(model.SetClock(self._clock.offset_ms), _report("storing the clock"))
+        self._store_clock()
+
+    def _store_clock(self) -> None:
+        boot = model.Boot(self._boot_id, self._clock.began_ms) if self._boot_id else None
+        command = model.SetClock(self._clock.offset_ms, boot)
+        self._try(Ticket(self, command, _report("storing the clock")), is_owed=True)
 
 
 def _report(what: str) -> Done:

@@ -3,14 +3,19 @@
 Leases, delays and lifetimes must neither end early nor hang because somebody sets the clock. So timers run on a clock
 of their own: it starts at the wall clock's time and then counts real time (CLOCK_BOOTTIME, which goes on while the
 machine sleeps). When the wall clock jumps, only the *offset* between the two changes; it is stored, so that a restart
-knows it. When the wall clock was set back while the server was down, the timers' clock goes on from the latest time
-that was stored.
+knows it.
+
+What the clock began from is stored too, with the start of the machine that the count belongs to. So as long as the
+machine runs, the time in which the server was down is counted like any other, wherever the wall clock was set
+meanwhile. After a start of the machine nothing but the wall clock tells how long that was, and it is believed; but when
+it was set back, the timers' clock goes on from the latest time that was stored.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 JUMP_MS = 1_000  # a smaller difference is the wall clock being slewed
 
@@ -24,8 +29,20 @@ def elapsed_ms() -> int:
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
 
 
+def boot_id() -> str:
+    """Tells the start of the machine, and the namespace, that `elapsed_ms` counts from; empty where it is not known."""
+    try:
+        started = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{started} {Path('/proc/self/ns/time').readlink()}"
+    except OSError:
+        return ""
+
+
 class TimerClock:
-    """`now_ms()` never goes back; `offset_ms` is how far it is ahead of the wall clock."""
+    """`now_ms()` never goes back; `offset_ms` is how far it is ahead of the wall clock.
+
+    `began_ms` is what it said when `elapsed_ms` was zero.
+    """
 
     def __init__(
         self,
@@ -33,16 +50,23 @@ class TimerClock:
         offset_ms: int,
         wall_ms: Callable[[], int] = wall_ms,
         elapsed_ms: Callable[[], int] = elapsed_ms,
+        began_ms: int | None = None,
     ) -> None:
-        """`latest_ms` and `offset_ms` as they were last stored; zeros when they never were."""
+        """`latest_ms` and `offset_ms` as they were last stored; zeros when they never were.
+
+        `began_ms` as it was stored, if that was of the same count; else None.
+        """
         self._wall_ms = wall_ms
         self._elapsed_ms = elapsed_ms
-        self._base_ms = max(wall_ms() + offset_ms, latest_ms) - elapsed_ms()
+        counted_ms = elapsed_ms()
+        if began_ms is None or began_ms + counted_ms < latest_ms:  # less than was counted before is another count
+            began_ms = max(wall_ms() + offset_ms, latest_ms) - counted_ms
+        self.began_ms = began_ms
         self.offset_ms = offset_ms
         self.follow()
 
     def now_ms(self) -> int:
-        return self._base_ms + self._elapsed_ms()
+        return self.began_ms + self._elapsed_ms()
 
     def follow(self) -> bool:
         """Look at the wall clock; True when it has jumped, and `offset_ms` changed with it."""

@@ -40,7 +40,7 @@ from zlib import crc32
 import msgpack
 import msgspec
 
-from tq.model import Attribute, Clock, DeadLetterOrigin, MoveTask, QueueSettings
+from tq.model import Attribute, Boot, Clock, DeadLetterOrigin, MoveTask, QueueSettings
 
 VERSION = 1
 MESSAGE_VERSION = 3
@@ -290,6 +290,18 @@ def unpack_clock(value: bytes | None) -> Clock:
     if not value or (len(value) != 16 and crc32(value[:16]).to_bytes(4) != value[16:]):
         return Clock(0, 0)
     return Clock(int.from_bytes(value[:8]), int.from_bytes(value[8:16], signed=True))
+
+
+def pack_boot(boot: Boot) -> bytes:
+    return _seal(msgspec.structs.asdict(boot), _VERSION_BYTE)
+
+
+def unpack_boot(value: bytes | None) -> Boot | None:
+    """None when it was never stored, and when it is damaged: nobody needs to know."""
+    try:
+        return msgspec.convert(_unseal(value or b"", VERSION), Boot)
+    except (CorruptRecord, ValueError):
+        return None
 
 
 def pack_queue(record: QueueRecord) -> bytes:

@@ -3,6 +3,7 @@
     sub-database    key                                                     value
     meta            b"next_queue_id", b"probed_at"                          an integer, 8 bytes
                     b"clock"                                                two integers, 8 bytes each, and their CRC-32
+                    b"boot"                                                 the start of the machine (codec)
                     b"loaded/" + id of a dump                               how many of its lines were loaded (8)
     queues          queue name, ASCII                                       queue record (codec)
     names           queue id (4)                                            queue name
@@ -63,6 +64,7 @@ NEXT_QUEUE_ID = b"next_queue_id"
 PROBED_AT = b"probed_at"
 CLOCK = b"clock"
 LOADED = b"loaded/"
+BOOT = b"boot"
 
 LOWEST_RANK = 9
 MAX_QUEUE_ID = (1 << 32) - 1

@@ -23,6 +23,7 @@ from tq.web.server import Application, Server
 
 log = logging.getLogger("tq.cli")
 
+STOPS = (signal.SIGTERM, signal.SIGINT)
 GARBAGE_OBJECTS = 20_000  # may pile up before cycles are looked for; a request leaves none
 
 
@@ -78,7 +79,7 @@ def _settings(flags: dict[str, Any]) -> Settings:
 async def _serve(settings: Settings) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for signum in (signal.SIGTERM, signal.SIGINT):
+    for signum in STOPS:
         loop.add_signal_handler(signum, stop.set)
     store = open_store(settings)
     try:
@@ -97,6 +98,7 @@ async def _serve(settings: Settings) -> int:
         await server.close()
     finally:
         await broker.close()
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)  # one more must not change the exit code when the loop is gone
     if broker.failure is None:
         return 0
     click.echo(f"tq: {broker.failure.detail}", err=True)

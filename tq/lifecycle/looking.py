@@ -7,6 +7,7 @@ from contextlib import suppress
 from itertools import chain, islice
 
 import msgspec
+from msgspec.structs import replace
 
 from tq import codec, keys, model
 from tq.codec import CorruptRecord, MessageRecord
@@ -107,7 +108,7 @@ def get_totals(group: Group, _: model.GetTotals) -> model.Totals:
 
 
 def get_clock(group: Group, _: model.GetClock) -> model.Clock:
-    return codec.unpack_clock(group.tx.space(keys.META).get(keys.CLOCK))
+    return replace(group.clock(), boot=codec.unpack_boot(group.tx.space(keys.META).get(keys.BOOT)))
 
 
 def describe(group: Group, queue: Queue) -> model.QueueInfo:

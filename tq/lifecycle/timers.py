@@ -161,3 +161,5 @@ def keep_time(group: Group) -> None:
 
 def set_clock(group: Group, command: model.SetClock) -> None:
     group.set_clock(model.Clock(group.now_ms, command.offset_ms))
+    if command.boot:
+        group.tx.space(keys.META).put(keys.BOOT, codec.pack_boot(command.boot))

@@ -354,10 +354,18 @@ class Sweep(Command, frozen=True):
         return _halved(self)
 
 
+class Boot(Struct, frozen=True):
+    """A start of the machine, and what the timers' clock said then (ms)."""
+
+    id: str
+    began_ms: int
+
+
 class SetClock(Command, frozen=True):
-    """Say how far the timers' clock is ahead of the wall clock (ms). Result: None."""
+    """Say how far the timers' clock is ahead of the wall clock (ms), and what it counts from. Result: None."""
 
     offset_ms: int
+    boot: Boot | None = None
 
 
 class LoadedMessage(Struct, frozen=True):
@@ -479,10 +487,11 @@ class GetClock(Query, frozen=True):
 
 
 class Clock(Struct, frozen=True):
-    """The latest time that was stored (ms), and how far the timers' clock is ahead of the wall clock."""
+    """The latest time that was stored (ms), how far the timers' clock is ahead of the wall clock, and its count."""
 
     latest_ms: int
     offset_ms: int
+    boot: Boot | None = None
 
 
 class GetStatus(Query, frozen=True):
