@@ -20,9 +20,7 @@ from __future__ import annotations
 import errno
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
-from itertools import takewhile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import Any, TypeVar
@@ -32,8 +30,9 @@ from lmdb import verify
 
 from tq.errors import EXIT_DATA, StartError, StorageFailed, StorageFull
 from tq.model import Command, StorageInfo
-from tq.store import Apply, Space
+from tq.store import Apply
 from tq.store.directory import DATA_FILE, DataDirectory
+from tq.store.lmdb.tx import LmdbTx, LookAgain
 
 T = TypeVar("T")
 
@@ -46,9 +45,6 @@ LOOK_AGAIN_FOR_S = 10.0  # after which it is an error that nobody foresaw, and m
 LOOK_AGAIN_S = 0.0005  # a reader's pause for the writer, who has what it waits for in a moment
 
 _FULL_CODES = (errno.ENOSPC, errno.EDQUOT)
-
-_DUPLICATES = _OVERWRITE = _APPEND = True  # what lmdb.Transaction.put calls dupdata, overwrite and append
-_NO_APPEND = False
 
 log = logging.getLogger("tq.store")
 
@@ -175,7 +171,7 @@ class LmdbStore:
             txn = self._env.begin(write=True)
         except lmdb.Error as error:
             raise self._fail(f"LMDB cannot begin a transaction: {error}") from error
-        tx = _LmdbTx(self._env, txn, self._handles, self._closing)
+        tx = LmdbTx(self._env, txn, self._handles, self._closing)
         try:
             results = self._apply(tx, commands, now_ms)
         except lmdb.Error as error:
@@ -201,7 +197,7 @@ class LmdbStore:
         """Write and sync; the seam where tests make the disk fail."""
         txn.commit()
 
-    def _abort(self, tx: _LmdbTx) -> None:
+    def _abort(self, tx: LmdbTx) -> None:
         tx.txn.abort()
         self._reopen(tx)
 
@@ -212,7 +208,7 @@ class LmdbStore:
         except lmdb.Error as error:
             raise self._fail(f"LMDB cannot begin a transaction: {error}") from error
 
-    def _reopen(self, tx: _LmdbTx) -> None:
+    def _reopen(self, tx: LmdbTx) -> None:
         """Open again what a transaction dropped that was thrown away: LMDB closes the handle all the same."""
         if not tx.dropped:
             return
@@ -256,8 +252,8 @@ class LmdbStore:
             with self._closing:
                 txn = self._env.begin()
                 try:
-                    return look(_LmdbTx(self._env, txn, self._handles, None))
-                except _LookAgain:
+                    return look(LmdbTx(self._env, txn, self._handles, None))
+                except LookAgain:
                     if self._failure:  # then the writer will never have what is waited for
                         raise self._failure from None
                     if time.monotonic() > give_up_at:
@@ -312,7 +308,7 @@ class LmdbStore:
     def _used_bytes(self) -> int:
         """Pages in use, counted by sub-database; LMDB's list of free pages itself is estimated."""
 
-        used = 2 + self.read(_LmdbTx.used_pages)  # the 2 meta pages
+        used = 2 + self.read(LmdbTx.used_pages)  # the 2 meta pages
         free = self._file_bytes() // self._page_bytes - used
         return int((used + free // 256) * self._page_bytes)
 
@@ -323,149 +319,3 @@ def _verify(path: Path) -> list[str]:
         return list(verify.verify(str(path / DATA_FILE)))  # type: ignore[no-untyped-call]
     except verify.VerifyError as error:
         return [str(error)]
-
-
-class _LookAgain(Exception):
-    """A reader met a sub-database whose handle is being opened or closed by the writer at this moment."""
-
-
-class _LmdbTx:
-    """A transaction; read-only when `closing` is None."""
-
-    def __init__(self, env: lmdb.Environment, txn: Any, handles: dict[bytes, Any], closing: Lock | None) -> None:
-        self._env = env
-        self._handles = handles
-        self._closing = closing
-        self._spaces: dict[str, Space] = {}
-        self.txn = txn
-        self.opened: dict[bytes, Any] = {}
-        self.dropped: list[bytes] = []
-
-    def space(self, name: str) -> Space:
-        found = self._spaces.get(name)
-        if found is None:
-            found = self._spaces[name] = self._find(name.encode())
-        return found
-
-    def _find(self, name: bytes) -> Space:
-        if self._closing is None:
-            handle = self._handle_to_read(name)
-            return _LmdbSpace(self.txn, handle) if handle is not None else _NoSpace()
-        handle = self.opened.get(name) or self._handles.get(name)
-        if handle is None:
-            handle = self.opened[name] = self._env.open_db(name, txn=self.txn)
-        return _LmdbSpace(self.txn, handle)
-
-    def _handle_to_read(self, name: bytes) -> Any:
-        """The handle of a sub-database, None where this snapshot has none of that name. Raises _LookAgain."""
-        if self.txn.get(name) is None:
-            return None
-        handle = self._handles.get(name)
-        if handle is None:
-            raise _LookAgain
-        try:
-            self.txn.stat(handle)
-        except (lmdb.InvalidParameterError, lmdb.BadDbiError) as error:
-            raise _LookAgain from error
-        return handle
-
-    def used_pages(self) -> int:
-        """Pages in use by the main database and every sub-database."""
-        stats = [self._env.stat()]
-        for name in self._env.dbs(self.txn):
-            with suppress(_LookAgain):  # one that is being made or dropped is empty or nearly so
-                stats.append(self.txn.stat(self._handle_to_read(name)))
-        return sum(stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"] for stat in stats)
-
-    def drop(self, name: str) -> None:
-        assert self._closing is not None, "a reader drops nothing"
-        key = name.encode()
-        space = self.space(name)
-        assert isinstance(space, _LmdbSpace)
-        space.let_go()
-        handle = self.opened.pop(key, None) or self._handles[key]
-        with self._closing:
-            self.txn.drop(handle, delete=True)
-            if self._handles.pop(key, None) is not None:
-                self.dropped.append(key)
-        del self._spaces[name]
-
-    def spaces(self) -> list[str]:
-        return sorted(name.decode() for name in self._env.dbs(self.txn))
-
-
-class _LmdbSpace:
-    """Calls py-lmdb with positional arguments: naming them costs it two thirds of the time of a put."""
-
-    __slots__ = ("_cursor", "_handle", "_txn")
-
-    def __init__(self, txn: Any, handle: Any) -> None:
-        self._txn = txn
-        self._handle = handle
-        self._cursor: Any = None  # made by the first pop, for the others
-
-    def get(self, key: bytes) -> bytes | None:
-        value: bytes | None = self._txn.get(key, None, self._handle)
-        return value
-
-    def put(self, key: bytes, value: bytes) -> None:
-        self._txn.put(key, value, _DUPLICATES, _OVERWRITE, _NO_APPEND, self._handle)
-
-    def append(self, key: bytes, value: bytes) -> None:
-        if not self._txn.put(key, value, _DUPLICATES, _OVERWRITE, _APPEND, self._handle):
-            raise ValueError(f"append of {key!r}, which is not behind the last key")
-
-    def delete(self, key: bytes) -> bool:
-        deleted: bool = self._txn.delete(key, b"", self._handle)
-        return deleted
-
-    def pop_first(self) -> tuple[bytes, bytes] | None:
-        cursor = self._cursor
-        if cursor is None:
-            cursor = self._cursor = self._txn.cursor(self._handle)
-        if not cursor.first():
-            return None
-        item: tuple[bytes, bytes] = cursor.item()
-        cursor.delete()
-        return item
-
-    def scan(self, start: bytes = b"", stop: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
-        cursor = self._txn.cursor(self._handle)  # closed when the iterator over it is gone, or the transaction
-        if not cursor.set_range(start):
-            return iter(())
-        items: Iterator[tuple[bytes, bytes]] = cursor.iternext()
-        return items if stop is None else takewhile(lambda item: item[0] < stop, items)
-
-    def count(self) -> int:
-        entries: int = self._txn.stat(self._handle)["entries"]
-        return entries
-
-    def let_go(self) -> None:
-        """Close the cursor, before the space is dropped."""
-        if self._cursor is not None:
-            self._cursor.close()
-            self._cursor = None
-
-
-class _NoSpace:
-    """What a reader sees of a space that was never written."""
-
-    def get(self, key: bytes) -> bytes | None:
-        return None
-
-    def put(self, key: bytes, value: bytes) -> None:
-        raise AssertionError("a reader writes nothing")
-
-    append = put
-
-    def pop_first(self) -> tuple[bytes, bytes] | None:
-        raise AssertionError("a reader writes nothing")
-
-    def delete(self, key: bytes) -> bool:
-        return False
-
-    def scan(self, start: bytes = b"", stop: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
-        return iter(())
-
-    def count(self) -> int:
-        return 0
