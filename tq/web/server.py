@@ -19,7 +19,7 @@ from typing import Any, cast
 from tornado import httputil, netutil
 
 from tq import __version__
-from tq.broker import Broker, Ticket
+from tq.broker import Broker, Look, Ticket
 from tq.errors import EXIT_ADDRESS, InternalError, InvalidRequest, MethodNotAllowed, StartError, TqError
 from tq.model import Command, Query, Receive, Received, Send, Settle
 from tq.settings import Settings
@@ -153,7 +153,7 @@ class _Exchange(WholeRequest):
     """One request of a route, and its answer."""
 
     _response: Response | None = None
-    _ticket: Ticket | None = None
+    _ticket: Ticket | Look | None = None
     _steps: Steps | None = None
 
     def __init__(self, application: Application, stream: Stream) -> None:
