@@ -32,7 +32,7 @@ ROWS: list[set[str]] = [
     {"tq.store.directory"},
     {"tq.store.lmdb.tx"},
     {"tq.store.lmdb", "tq.store.memory"},
-    {"tq.writer", "tq.clock", "tq.waiters"},
+    {"tq.writer", "tq.clock", "tq.waiters", "tq.logs"},
     {"tq.broker"},
     {"tq.web.exchange", "tq.web.parser", "tq.web.shapes", "tq.web.traffic"},
     {"tq.web.formats", "tq.web.router", "tq.web.openapi", "tq.web.stream"},
