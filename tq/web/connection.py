@@ -83,6 +83,7 @@ class Connection(asyncio.Protocol):
         self._is_pump_due = False
         self._is_write_paused = False
         self._unsent_bytes = 0  # when the client began to be waited for
+        self._written_bytes = 0  # since then: the transport holds each answer until the last byte of it has left
         self._is_ended = False  # the client will send nothing more
         self._is_last = False  # the last answer was written, or nobody is there to read it
         self._is_lingering = False
@@ -94,6 +95,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
+        transport.set_write_buffer_limits(low=0)
         peer = transport.get_extra_info("peername")
         self.peer = str(peer[0]) if peer else ""
         if transport.get_extra_info("ssl_object"):
@@ -150,6 +152,7 @@ class Connection(asyncio.Protocol):
         lost, self._running = self._running, deque()
         for stream in lost:
             stream.lost()
+            stream.delegate = None
 
     def is_ended(self) -> bool:
         """Whether the client has ended its side by now, which may not have been read yet."""
@@ -175,6 +178,7 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._is_write_paused = False
+        self._written_bytes = 0
         self._weigh()
         for writer in self._writers:
             if not writer.done():
@@ -203,7 +207,9 @@ class Connection(asyncio.Protocol):
     def _forget_input(self) -> None:
         self._parser.close()
         self._parsed.clear()
-        self._next = None
+        if self._next:
+            self._next.delegate = None  # each refers to the other, and to the body
+            self._next = None
         self._unfed = b""
 
     def _set_reading(self) -> None:
@@ -316,7 +322,10 @@ class Connection(asyncio.Protocol):
                 self._forget_input()
         if out and not self._transport.is_closing():
             self._since = self._loop.time()
-            self._transport.write(out[0] if len(out) == 1 else b"".join(out))
+            data = out[0] if len(out) == 1 else b"".join(out)
+            self._transport.write(data)
+            if self._is_write_paused:
+                self._written_bytes += len(data)
 
     def written(self) -> asyncio.Future[None]:
         """Write what a stream has so far; the future is done when the client takes more."""
@@ -364,7 +373,7 @@ class Connection(asyncio.Protocol):
     def _weigh(self) -> None:
         """Say how much is held here: what came in, but for what is of a few bytes, and what did not leave."""
         parser = self._parser
-        held_bytes = len(self._unfed) + int(self._transport.get_write_buffer_size())
+        held_bytes = len(self._unfed) + self._written_bytes
         if parser.part == "body":
             held_bytes += parser.size
         if self._next:
@@ -381,7 +390,8 @@ class Connection(asyncio.Protocol):
         return self._parser.size if self._parser.part == "body" else self.weighed_bytes
 
     def speed(self) -> float:
-        return self._moved_bytes() / (self._loop.time() - self._since + MOMENT_S)
+        """So that one that has just begun is quick until it shows that it is not."""
+        return (self._moved_bytes() + FREE_BYTES) / (self._loop.time() - self._since + MOMENT_S)
 
     def give_way(self) -> None:
         """A body that is coming is refused; where an answer does not leave, that is the end of the connection."""

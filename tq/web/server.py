@@ -235,6 +235,8 @@ class _Exchange(WholeRequest):
             response = problem(error)
         except Exception:
             log.exception("%s %s could not be answered", self._request.method, self._request.path)
+            if isinstance(result, Received):
+                self._application.broker.give_back(result)
             response = problem(InternalError())
         self._respond(response)
 
