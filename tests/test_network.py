@@ -34,6 +34,8 @@ from tq.web.sqs import TARGET
 NUMBERS = itertools.count(1)
 ENDINGS = ["fin", "reset"]
 CHAOS_SECONDS = 3
+# Each cut costs some commits: by default they are some bytes apart, in the long runs each byte is tried.
+STEPS = pytest.mark.parametrize("step", [23, pytest.param(1, marks=pytest.mark.slow)])
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +97,10 @@ def test_a_request_that_is_cut_anywhere_does_nothing(server: Server, queue: str,
         assert counted(server, queue)["sent"] == 0
 
 
-def test_of_pipelined_requests_that_are_cut_a_prefix_is_run(server: Server, queue: str, proxy: Proxy) -> None:
+@STEPS
+def test_of_pipelined_requests_that_are_cut_a_prefix_is_run(
+    server: Server, queue: str, proxy: Proxy, step: int
+) -> None:
     """Sends, a batch, and a receive; each is done when its last byte is there, and none else."""
     path = f"/queues/{queue}/messages"
     requests = [
@@ -107,7 +112,7 @@ def test_of_pipelined_requests_that_are_cut_a_prefix_is_run(server: Server, queu
     ends = list(itertools.accumulate(map(len, requests)))
     effects = [0, *itertools.accumulate((1, 3, 1, 1))]
     sent = 0
-    for cut in [*range(0, ends[-1], 7), *ends]:
+    for cut in [*range(0, ends[-1], step), *ends, *(end - 1 for end in ends)]:
         proxy.plan = Plan(request_bytes=cut, ending="fin")
         said(proxy, b"".join(requests))
         now = counted(server, queue)["sent"]
@@ -115,32 +120,36 @@ def test_of_pipelined_requests_that_are_cut_a_prefix_is_run(server: Server, queu
         sent = now
 
 
-def test_a_transaction_that_is_cut_anywhere_is_whole_or_absent(server: Server, proxy: Proxy) -> None:
+@STEPS
+def test_a_transaction_that_is_cut_anywhere_is_whole_or_absent(server: Server, proxy: Proxy, step: int) -> None:
     """Cut in the request it has not happened; in the answer it has."""
-    for name in ("from", "to", "also"):
+    one, two, three = (f"{name}{next(NUMBERS)}" for name in ("from", "to", "also"))
+    for name in (one, two, three):
         server.request("POST", "/queues", {"name": name})
+    plans = [Plan(request_bytes=cut, ending="fin") for cut in range(0, 230, step)]
+    plans += [Plan(answer_bytes=cut) for cut in range(0, 230, step)]
     done = 0
-    for number in range(24):
-        server.request("POST", "/queues/from/messages", {"content": number})
-        receipt = server.request("GET", "/queues/from/messages?visibility_timeout=600").json["receipt"]
-        sends = [{"queue": name, "content": number} for name in ("to", "also", "to")]
-        body = json.dumps({"ack": [{"queue": "from", "receipt": receipt}], "send": sends}).encode()
+    for number, plan in enumerate(plans):
+        server.request("POST", f"/queues/{one}/messages", {"content": number})
+        receipt = server.request("GET", f"/queues/{one}/messages?visibility_timeout=600").json["receipt"]
+        sends = [{"queue": name, "content": number} for name in (two, three, two)]
+        body = json.dumps({"ack": [{"queue": one, "receipt": receipt}], "send": sends}).encode()
+        proxy.plan = plan
         request = ask("POST", "/transactions", body)
-        is_whole = number % 2 == 1
-        cut = number * len(request) // 24
-        proxy.plan = Plan(None, number * 9) if is_whole else Plan(cut, ending="fin")
+        assert len(request) > 230
         said(proxy, request)
-        done += is_whole
-        states = [counted(server, name) for name in ("from", "to", "also")]
-        assert [states[0]["acked"], states[1]["sent"], states[2]["sent"]] == [done, 2 * done, done], cut
+        done += plan.answer_bytes is not None
+        states = [counted(server, name) for name in (one, two, three)]
+        assert [states[0]["acked"], states[1]["sent"], states[2]["sent"]] == [done, 2 * done, done], plan
 
 
 # --- answers that are cut -------------------------------------------------------------
 
 
+@STEPS
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_a_receive_without_a_lease_happens_once_wherever_its_answer_is_cut(
-    server: Server, queue: str, proxy: Proxy, ending: Any
+    server: Server, queue: str, proxy: Proxy, ending: Any, step: int
 ) -> None:
     """The server cannot know that what it wrote did not come: then the message is gone."""
     path = f"/queues/{queue}/messages"
@@ -148,7 +157,7 @@ def test_a_receive_without_a_lease_happens_once_wherever_its_answer_is_cut(
     with Wire(server.port) as wire:
         wire.send(ask("GET", path))
         assert wire.expect().status == 200
-    for number, cut in enumerate(range(0, 250, 9), 2):
+    for number, cut in enumerate(range(0, 250, step), 2):
         server.request("POST", path, {"content": 1})
         proxy.plan = Plan(answer_bytes=cut, ending=ending)
         assert len(said(proxy, ask("GET", path))) <= cut
@@ -205,14 +214,15 @@ WAYS = [
 ]
 
 
+@STEPS
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.name)
-def test_a_blind_retry_never_doubles(server: Server, proxy: Proxy, way: Way) -> None:
+def test_a_blind_retry_never_doubles(server: Server, proxy: Proxy, way: Way, step: int) -> None:
     """Cut anywhere in the request or in the answer, then repeated until there is an answer, and once more."""
     queue = f"retry{next(NUMBERS)}.fifo" if "Message" in way.name else f"retry{next(NUMBERS)}"
     server.request("POST", "/queues", {"name": queue, "fifo": queue.endswith(".fifo")})
     length = len(way.ask(queue, "key-100"))
-    plans = [Plan(request_bytes=cut, ending=ending) for cut in range(0, length + 1, 11) for ending in ENDINGS]  # type: ignore[arg-type]
-    plans += [Plan(answer_bytes=cut, ending=ending) for cut in range(0, 300, 13) for ending in ENDINGS]  # type: ignore[arg-type]
+    plans = [Plan(request_bytes=cut, ending=ending) for cut in (*range(0, length, step), length) for ending in ENDINGS]  # type: ignore[arg-type]
+    plans += [Plan(answer_bytes=cut, ending=ending) for cut in range(0, 300, step) for ending in ENDINGS]  # type: ignore[arg-type]
     stored: set[Any] = set()
     with Wire(server.port) as wire:
         for number, plan in enumerate(plans, 100):
