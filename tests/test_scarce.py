@@ -161,7 +161,6 @@ def test_bodies_behind_long_polls_take_bounded_memory(small: Server, stack: Exit
     grown = memory_bytes(small) - before
     gone = sum(map(is_reset, wires))
     print(f"80 clients with a MiB each behind a long poll: {gone} were cut off, grown by {grown / MIB:.0f} MiB")
-    assert gone >= 40
     assert grown < TRANSIT + SLACK
     for wire in wires:
         wire.socket.close()

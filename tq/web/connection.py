@@ -95,7 +95,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
-        transport.set_write_buffer_limits(low=0)
+        transport.set_write_buffer_limits(high=FREE_BYTES, low=0)
         peer = transport.get_extra_info("peername")
         self.peer = str(peer[0]) if peer else ""
         if transport.get_extra_info("ssl_object"):

@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from tq.errors import Overloaded
 
+ROOM = 8  # a part of what may be held is made free at once: to look for the slowest takes some milliseconds
 FREE_BYTES = 64 * 1024  # of each connection; as much as is read ahead of what is parsed
 
 
@@ -75,10 +76,15 @@ class Traffic(Generic[M]):
         self.weigh(member, 0)
 
     def weigh(self, member: M, held_bytes: int) -> None:
-        """Note how much one holds, and have the slowest give way while all hold too much."""
+        """Note how much one holds. Where it is too much now, the slowest give way, for some room at once."""
+        before = member.weighed_bytes
         self._set(member, max(0, held_bytes - FREE_BYTES))
-        while self._weighed_bytes > self.limits.max_transit_bytes and len(self._weighed) > 1:
-            slowest = min(self._weighed, key=lambda each: each.speed())
+        most = self.limits.max_transit_bytes
+        if member.weighed_bytes <= before or self._weighed_bytes <= most:
+            return
+        for slowest in sorted(self._weighed, key=lambda each: each.speed())[:-1]:
+            if self._weighed_bytes <= most - most // ROOM:
+                break
             self._set(slowest, 0)
             slowest.give_way()
 
