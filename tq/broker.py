@@ -120,8 +120,9 @@ class Broker:
     def submit(self, request: model.Command | model.Query, done: Done) -> Ticket | Look | None:
         """Run a command or query and call `done` on the loop with its result or its TqError.
 
-        A query, and a command that cannot even wait, is done before `submit` returns. When `done` is called with the
-        result of a command, its effect is on disk. The ticket is None for what is done already.
+        A query, but for those that look at all queues, and a command that cannot even wait, are done before `submit`
+        returns. When `done` is called with the result of a command, its effect is on disk. What can be cancelled is
+        returned; None for what is done already.
         """
         # By their types, the most frequent first: `isinstance` is slow where it says no of a struct.
         if type(request) is model.Send or type(request) is model.Settle:
