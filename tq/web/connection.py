@@ -203,6 +203,8 @@ class Connection(asyncio.Protocol):
         if parser.is_over:
             self._discarded_bytes += len(self._unfed)
             self._unfed = b""
+        elif parser.part:
+            self._weigh()
 
     def _forget_input(self) -> None:
         self._parser.close()
@@ -264,9 +266,8 @@ class Connection(asyncio.Protocol):
 
     def _settle(self) -> None:
         """Nothing more can be done now."""
-        if not self._is_reading or self._unfed:
+        if not self._is_reading or self._unfed or self.weighed_bytes:
             self._set_reading()
-        if self._parser.part or self.weighed_bytes or self._is_write_paused or self._unfed:
             self._weigh()
         if self._running or self._next or self._parsed:
             self._is_held_up = bool(self._unfed)
@@ -326,6 +327,7 @@ class Connection(asyncio.Protocol):
             self._transport.write(data)
             if self._is_write_paused:
                 self._written_bytes += len(data)
+                self._weigh()
 
     def written(self) -> asyncio.Future[None]:
         """Write what a stream has so far; the future is done when the client takes more."""
