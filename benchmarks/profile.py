@@ -35,7 +35,7 @@ OPERATIONS = ("send", "receive")
 PARTS = (
     (r"_commit_txn \(", "write pages (LMDB)"),
     (r"tq/web/parser\.py", "bytes to a request"),
-    (r"tq/web/connection\.py", "the turn on the connection"),
+    (r"tq/web/(connection|stream|traffic)\.py", "the turn on the connection"),
     (r"tq/web/server\.py", "the route, head of the answer"),
     (r"tq/web/", "request to command, result to answer"),
     (r"tq/(broker|writer|waiters|clock)\.py", "broker and writer"),

@@ -122,6 +122,8 @@ class Client(threading.Thread, ABC):
             connection.request(request.method, request.path, request.body, {"Content-Type": request.media_type})
             response = connection.getresponse()
             body = response.read()
+            if response.status != 204 and "Content-Length" not in response.headers:
+                raise http.client.IncompleteRead(body)  # http.client takes headers that were cut off for all of them
             status = response.status
         except (OSError, http.client.HTTPException):
             pass  # whether any of it reached the server is not asked: it counts as possible

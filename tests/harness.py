@@ -56,13 +56,14 @@ class Server:
         *flags: str,
         wrapper: tuple[str, ...] = (),
         env: dict[str, str] | None = None,
+        stderr: int = subprocess.PIPE,
     ) -> None:
         self.data_dir = data_dir
         command = [*wrapper, sys.executable, "-m", "tq", "serve", "--port", "0"]
         self.process = subprocess.Popen(
             [*command, "--data-dir", str(data_dir), *flags],
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=stderr,
             cwd=ROOT,
             env={**os.environ, **(env or {})},
         )

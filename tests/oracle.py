@@ -204,9 +204,11 @@ class Oracle(Loading):
         infos = [self._get_queue(model.GetQueue(name)) for name in page]
         return model.QueuePage(tuple(infos), page[-1] if page != names else None)
 
-    def _get_totals(self, _: model.GetTotals) -> model.Totals:
-        counts = {state: sum(len(q.of(state)) for q in self.queues.values()) for state in model.STATES}
-        return model.Totals(len(self.queues), model.Counts(**counts))
+    def _get_totals(self, query: model.GetTotals) -> model.Totals:
+        names = [name for name in sorted(self.queues) if name > query.after]
+        page = names[: query.looked]
+        counts = {state: sum(len(self.queues[name].of(state)) for name in page) for state in model.STATES}
+        return model.Totals(len(page), model.Counts(**counts), page[-1] if page != names else "")
 
     def _get_clock(self, _: model.GetClock) -> model.Clock:
         return model.Clock(self._latest_ms, self._offset_ms, self._boot)
@@ -293,10 +295,14 @@ class Oracle(Loading):
         found = [task for name in sorted(self.queues) for task in self.queues[name].moves]
         return tuple(task for task in found if task.status == "running")
 
-    def _list_sources(self, query: model.ListSources) -> tuple[str, ...]:
+    def _list_sources(self, query: model.ListSources) -> model.Sources:
         target = self._find(query.queue).name
-        letters = [(name, self.queues[name].settings.dead_letter) for name in sorted(self.queues) if name > query.after]
-        return tuple(name for name, letter in letters if letter and letter.queue == target)[: query.limit]
+        names = [name for name in sorted(self.queues) if name > query.after]
+        page = names[: query.looked]
+        letters = [(name, self.queues[name].settings.dead_letter) for name in page]
+        found = [name for name, letter in letters if letter and letter.queue == target][: query.limit]
+        is_over = page == names or len(found) == query.limit
+        return model.Sources(tuple(found), "" if is_over else page[-1])
 
     # --- time
 

@@ -29,11 +29,12 @@ from tq.broker import Broker
 from tq.errors import TqError
 from tq.settings import Settings
 from tq.store.memory import MemoryStore
-from tq.web.connection import Connection, Limits
+from tq.web.connection import Connection
 from tq.web.exchange import problem
 from tq.web.parser import Head, KnownHeads, RequestParser
 from tq.web.server import Application as TqApplication
 from tq.web.server import Server as HttpServer
+from tq.web.traffic import Limits, Traffic
 
 ONE = b'{"content":1}'
 SEND = ask("POST", "/queues/q/messages", ONE)
@@ -371,13 +372,13 @@ def handlers() -> Callable[[Callable[[int], Awaitable[None]]], None]:
             Slow.closed = asyncio.Event()
             routes = [("/echo", Echo), ("/slow", Slow), ("/large", Large), ("/broken", Broken), ("/streamed", Streamed)]
             delegate = Application(routes, log_function=lambda _: None)
-            connections: set[Connection] = set()
+            traffic: Traffic[Connection] = Traffic(LIMITS)
             server = await asyncio.get_running_loop().create_server(
-                lambda: Connection(delegate, LIMITS, refusal, connections, KnownHeads()), "127.0.0.1", 0
+                lambda: Connection(delegate, traffic, refusal, KnownHeads()), "127.0.0.1", 0
             )
             await scene(server.sockets[0].getsockname()[1])
             server.close()
-            for connection in list(connections):
+            for connection in list(traffic.members):
                 connection.close()
             await asyncio.sleep(0)
 
@@ -387,7 +388,14 @@ def handlers() -> Callable[[Callable[[int], Awaitable[None]]], None]:
 
 
 LIMITS = Limits(
-    max_connections=9, max_header_bytes=32_768, max_body_bytes=1 << 20, header_seconds=9, body_seconds=9, idle_seconds=9
+    max_connections=9,
+    max_connections_per_address=9,
+    max_transit_bytes=1 << 24,
+    max_header_bytes=32_768,
+    max_body_bytes=1 << 20,
+    header_seconds=9,
+    body_seconds=9,
+    idle_seconds=9,
 )
 
 

@@ -443,7 +443,7 @@ def test_compacting_gives_room_back(tmp_path: Path) -> None:
     assert f"{size / 2**20:,.1f} MiB before, {after / 2**20:,.1f} MiB after" in said
     assert after < size / 10
     assert (path / DATA_FILE).stat().st_mode & 0o777 == 0o600
-    assert sorted(entry.name for entry in path.iterdir()) == ["FORMAT", DATA_FILE, "reserve", "server.lock"]
+    assert sorted(entry.name for entry in path.iterdir()) == ["FORMAT", DATA_FILE, "fault", "reserve", "server.lock"]
     assert contents(path) == before
     with Server(path) as server:
         assert server.request("GET", "/queues/kept/messages").json["content"] == 0

@@ -21,7 +21,7 @@ from tq.audit import audit
 from tq.errors import StorageDamaged, StorageFailed, StorageFull, TqError
 from tq.model import CreateQueue, DeleteQueue, Draft, Peek, PurgeQueue, Receive, Send, Sweep
 from tq.store.lmdb import LmdbStore
-from tq.store.lmdb.tx import LookAgain
+from tq.store.lmdb.tx import LmdbTx, LookAgain
 
 MIB = 1 << 20
 PATIENCE_S = 5  # only how long a test that fails takes to say so
@@ -365,6 +365,18 @@ def test_queues_come_and_go_while_others_look(tmp_path: Path) -> None:
     thread.join()
     store.close()
     assert problems == []
+
+
+def test_the_pages_in_use_are_those_that_lmdb_counts(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    store.commit([CreateQueue(f"q{number}") for number in range(300)], 0)
+    store.commit([Send(f"q{number}", (Draft(b"x" * 3_000),) * number) for number in range(300)], 0)
+    stats = [store._env.stat()]
+    with store._env.begin() as txn:
+        stats += [txn.stat(store._handles[name]) for name in store._env.dbs(txn)]
+    pages = sum(stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"] for stat in stats)
+    assert store.read(LmdbTx.used_pages) == pages > 300 * 150
+    store.close()
 
 
 def test_a_thousand_queues_are_there_after_opening_again(tmp_path: Path) -> None:

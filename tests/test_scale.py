@@ -46,7 +46,7 @@ def test_samples_count_for_the_innermost_part_of_tq() -> None:
     )
     by_name = dict(PARTS)
     assert shares_of(raw) == {
-        by_name[r"tq/web/connection\.py"]: 3,
+        by_name[r"tq/web/(connection|stream|traffic)\.py"]: 3,
         by_name[r"tq/(lifecycle/|codec|keys|model)"]: 2,
         by_name[r"_commit_txn \("]: 5,
     }

@@ -21,6 +21,7 @@ from tq.errors import Overloaded, QueueNotFound, StorageFailed, StorageFull, TqE
 from tq.model import Command, Receive, Tick, Ticked
 from tq.store import Store
 from tq.writer import (
+    IDLE_S,
     INLINE_BYTES,
     MAX_DUE,
     MAX_GROUP_BYTES,
@@ -445,6 +446,7 @@ def test_a_slow_disk_gets_a_thread_until_it_is_quick_again() -> None:
     async def run() -> list[str]:
         store = TimedStore()
         timed = Writer(cast(Store, store), lambda: 0, deliver, max_waiting_commands=9, max_waiting_bytes=9)
+        await committed(timed, Sized(0))
         store.took_s = SLOW_S * 2
         for _ in range(3):
             await committed(timed, Sized(0))
@@ -454,19 +456,34 @@ def test_a_slow_disk_gets_a_thread_until_it_is_quick_again() -> None:
         await timed.close()
         return store.threads
 
-    assert asyncio.run(run()) == ["loop"] + ["aside"] * (2 + QUICK_COMMITS) + ["loop"] * 2
+    assert asyncio.run(run()) == ["aside", "loop"] + ["aside"] * (2 + QUICK_COMMITS) + ["loop"] * 2
+
+
+def test_after_a_pause_the_disk_is_tried_on_the_thread() -> None:
+    async def run() -> list[str]:
+        store = TimedStore()
+        timed = Writer(cast(Store, store), lambda: 0, deliver, max_waiting_commands=9, max_waiting_bytes=9)
+        for _ in range(3):
+            await committed(timed, Sized(0))
+        timed._known_until_s -= IDLE_S
+        for _ in range(3):
+            await committed(timed, Sized(0))
+        await timed.close()
+        return store.threads
+
+    assert asyncio.run(run()) == ["aside", "loop", "loop"] * 2
 
 
 def test_a_large_group_gets_a_thread() -> None:
     async def run() -> list[str]:
         store = TimedStore()
         timed = Writer(cast(Store, store), lambda: 0, deliver, max_waiting_commands=9, max_waiting_bytes=9)
-        for size in (INLINE_BYTES - 1, INLINE_BYTES, 0):
+        for size in (0, INLINE_BYTES - 1, INLINE_BYTES, 0):
             await committed(timed, Sized(size))
         await timed.close()
         return store.threads
 
-    assert asyncio.run(run()) == ["loop", "aside", "loop"]
+    assert asyncio.run(run()) == ["aside", "loop", "aside", "loop"]
 
 
 def test_the_loop_goes_on_while_a_slow_disk_commits() -> None:

@@ -25,9 +25,10 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import count
+from operator import add
 from typing import Any
 
-from msgspec.structs import replace
+from msgspec.structs import astuple, replace
 
 from tq import __version__, lifecycle, model
 from tq.clock import TimerClock, boot_id
@@ -39,6 +40,7 @@ from tq.writer import Entry, Writer
 
 SWEEP_RECORDS = 1_000  # reclaimed in one commit, about a millisecond of work
 REDRIVE_MESSAGES = 500  # moved in one commit
+LOOKED_QUEUES = 250  # in one turn of the loop by what looks at all of them, a millisecond of work
 RETRY_S = 1.0  # after which work of the broker's own is tried again when the writer was overloaded
 CLOCK_CHECK_S = 1.0  # how often the wall clock is looked at
 
@@ -59,6 +61,7 @@ class Ticket(Entry):
     deadline = 0.0
     is_watching = False
     has_waited = False
+    is_counted = False  # among those who wait
     is_cancelled = False
     is_over = False
     is_submitted = False
@@ -74,6 +77,16 @@ class Ticket(Entry):
             self._broker.cancelled(self)
 
 
+class Look:
+    """One query that takes several turns of the loop. `cancel` it when nobody wants the answer any more."""
+
+    is_over = False
+    has_waited = False
+
+    def cancel(self) -> None:
+        self.is_over = True
+
+
 class Broker:
     """Serves one store on the running event loop."""
 
@@ -82,6 +95,8 @@ class Broker:
         self._loop = asyncio.get_running_loop()
         self._started_s = time.monotonic()
         self._numbers = count()
+        self._max_waiters = settings.max_waiters
+        self._waiting = 0  # in line, or woken and on their way
         self._waiters = Waiters()
         self._is_sweeping = False
         self._is_closing = False
@@ -106,11 +121,12 @@ class Broker:
         for task in store.read(lambda tx: lifecycle.answer(tx, model.ListMoves(), 0)):
             self._move_on(task)
 
-    def submit(self, request: model.Command | model.Query, done: Done) -> Ticket | None:
+    def submit(self, request: model.Command | model.Query, done: Done) -> Ticket | Look | None:
         """Run a command or query and call `done` on the loop with its result or its TqError.
 
-        A query, and a command that cannot even wait, is done before `submit` returns. When `done` is called with the
-        result of a command, its effect is on disk. The ticket is None for what is done already.
+        A query, but for those that look at all queues, and a command that cannot even wait, are done before `submit`
+        returns. When `done` is called with the result of a command, its effect is on disk. What can be cancelled is
+        returned; None for what is done already.
         """
         # By their types, the most frequent first: `isinstance` is slow where it says no of a struct.
         if type(request) is model.Send or type(request) is model.Settle:
@@ -123,6 +139,8 @@ class Broker:
                 ticket.number = next(self._numbers)
             return self._try(ticket)
         if isinstance(request, model.Query):
+            if type(request) is model.GetStatus or type(request) is model.ListSources:
+                return self._look_in_parts(request, done)
             done(self._look(request))
             return None
         if type(request) is model.Redrive:
@@ -229,16 +247,24 @@ class Broker:
 
     def _finish(self, ticket: Ticket, result: Any) -> None:
         ticket.is_over = True
+        self._uncount(ticket)
         if not ticket.is_cancelled:
             ticket.done(result)
 
+    def _uncount(self, ticket: Ticket) -> None:
+        if ticket.is_counted:
+            ticket.is_counted = False
+            self._waiting -= 1
+
     def _look(self, query: model.Query) -> Any:
+        if isinstance(query, model.GetHealth):
+            return self._writer.failure
+        return self._found(lambda: self._store.read(lambda tx: lifecycle.answer(tx, query, self._clock.now_ms())))
+
+    def _found(self, look: Callable[[], Any]) -> Any:
+        """What `look` finds, or the TqError that it fails with."""
         try:
-            if isinstance(query, model.GetHealth):
-                return self._writer.failure
-            if isinstance(query, model.GetStatus):
-                return self._status()
-            return self._store.read(lambda tx: lifecycle.answer(tx, query, self._clock.now_ms()))
+            return look()
         except StorageFailed as failure:
             self._fail(failure)
             return failure
@@ -252,14 +278,45 @@ class Broker:
         self.failure = self.failure or failure
         self.failed.set()
 
-    def _status(self) -> model.Status:
-        totals = self._store.read(lambda tx: lifecycle.answer(tx, model.GetTotals(), self._clock.now_ms()))
-        return model.Status(
-            version=__version__,
-            uptime_ms=int((time.monotonic() - self._started_s) * 1000),
-            totals=totals,
-            storage=self._store.info(),
-        )
+    def _look_in_parts(self, query: model.GetStatus | model.ListSources, done: Done) -> Look:
+        """Look at all queues, some in each turn of the loop: what changes meanwhile is seen before or after."""
+        look = Look()
+        if isinstance(query, model.ListSources):
+            self._list_sources(look, done, query, ())
+        else:
+            self._count(look, done, model.Totals(0, model.Counts()))
+        return look
+
+    def _list_sources(self, look: Look, done: Done, query: model.ListSources, names: tuple[str, ...]) -> None:
+        if look.is_over:
+            return
+        part = self._look(replace(query, limit=query.limit - len(names), looked=LOOKED_QUEUES))
+        if isinstance(part, model.Sources) and part.after:
+            following = replace(query, after=part.after)
+            self._loop.call_soon(self._list_sources, look, done, following, names + part.names)
+        else:
+            look.is_over = True
+            done(replace(part, names=names + part.names) if isinstance(part, model.Sources) else part)
+
+    def _count(self, look: Look, done: Done, counted: model.Totals) -> None:
+        if look.is_over:
+            return
+        part = self._look(model.GetTotals(counted.after, LOOKED_QUEUES))
+        if isinstance(part, model.Totals):
+            sums = map(add, astuple(counted.messages), astuple(part.messages))
+            counted = model.Totals(counted.queues + part.queues, model.Counts(*sums), part.after)
+            if part.after:
+                self._loop.call_soon(self._count, look, done, counted)
+                return
+        look.is_over = True
+        done(self._status(counted) if isinstance(part, model.Totals) else part)
+
+    def _status(self, totals: model.Totals) -> model.Status | TqError:
+        storage = self._found(self._store.info)
+        if isinstance(storage, TqError):
+            return storage
+        uptime_ms = int((time.monotonic() - self._started_s) * 1000)
+        return model.Status(version=__version__, uptime_ms=uptime_ms, totals=totals, storage=storage)
 
     def _deliver(self, tickets: Sequence[Ticket], results: Sequence[Any], ticked: Any) -> None:
         """What became of a group of commands."""
@@ -286,6 +343,7 @@ class Broker:
     def _wait(self, ticket: Ticket, ready_at_ms: int | None = None) -> bool:
         """Keep a receive that found nothing until there is something; False when its time is over.
 
+        Where too many wait already, it is refused.
         `ready_at_ms` is when there will be something that no commit tells of. One of those who wait watches for it, and
         wakes the next when it is done.
         """
@@ -293,6 +351,11 @@ class Broker:
         if ticket.number < 0 or left_s <= 0 or self._is_closing:
             return False
         if ticket.waiter is None:
+            if self._waiting >= self._max_waiters:
+                self._finish(ticket, Overloaded(f"{self._waiting:,} receives wait for a message; try again."))
+                return True
+            self._waiting += 1
+            ticket.is_counted = True
             assert isinstance(ticket.command, model.Receive)
             is_leasing = ticket.command.visibility_ms is not None
             wake = partial(self._try_again, ticket)
@@ -322,6 +385,7 @@ class Broker:
 
     def cancelled(self, ticket: Ticket) -> None:
         """A ticket's client is gone."""
+        self._uncount(ticket)
         if ticket.timer:
             ticket.timer.cancel()
             ticket.timer = None

@@ -66,6 +66,30 @@ class Settings(Struct, frozen=True):
         int,
         Meta(ge=1, description="Connections at a time; one more gets 503. Also bounded by the open files allowed."),
     ] = 20_000
+    max_connections_per_address: Annotated[
+        int,
+        Meta(
+            ge=1,
+            description="Of those, from one address; one more gets 503. "
+            "Below the total, so that nobody takes all; not far, because a proxy brings everyone from one.",
+        ),
+    ] = 15_000
+    max_transit_bytes: Annotated[
+        int,
+        Meta(
+            ge=_MIB,
+            description="Bodies and answers on their way in memory, over all connections, beyond 64 KiB for each. "
+            "Above it the slowest gives way. 16 of the largest bodies, and little beside the store's cache.",
+        ),
+    ] = 256 * _MIB
+    max_waiters: Annotated[
+        int,
+        Meta(
+            ge=1,
+            description="Receives that may wait for a message at a time; more get 503. "
+            "Below the connections there may be, so that those who send find one.",
+        ),
+    ] = 15_000
     max_waiting_commands: Annotated[
         int,
         Meta(

@@ -5,8 +5,9 @@ is the next group, so groups grow with the load, and one command alone is commit
 are handed over in one call.
 
 *Where a group is committed.* On the event loop itself while that is quick: a thread would fight with the loop for the
-GIL at every system call. A disk that turns out to be slow, or a group that is large, gets a thread, and the loop goes
-on serving meanwhile. Either way one commit runs at a time, from its begin to its end on one thread, as LMDB wants it.
+GIL at every system call. A disk that turns out to be slow, or was not used for a while, or a group that is large, gets
+a thread, and the loop goes on serving meanwhile. So only a disk that stalls in the midst of work is found out on the
+loop, once. Either way one commit runs at a time, from its begin to its end on one thread, as LMDB wants it.
 
 *What is due.* A `Tick` stands before the commands of every group, so that what is due is done first, and another behind
 them, which says what is due next. The writer wakes by itself then.
@@ -34,6 +35,7 @@ MAX_SLEEP_S = 1.0  # how soon it is noticed that the machine itself has slept
 INLINE_BYTES = 256 * 1024  # a group that costs less is committed on the loop: a few ms of work, but for large bodies …
 SLOW_S = 0.03  # … and a commit that takes longer was the last on the loop,
 QUICK_COMMITS = 10  # until so many in a row were quicker again
+IDLE_S = 1.0  # after which it is not known any more that the disk is quick: the first commit then gets the thread
 
 log = logging.getLogger("tq.writer")
 
@@ -78,6 +80,7 @@ class Writer(Generic[E]):
         self._is_committing = False  # on the thread
         self._is_closing = False
         self._quick_commits = QUICK_COMMITS
+        self._known_until_s = 0.0  # how long the disk is taken to be as quick as it was
         self._next_due_ms: int | None = 0  # unknown until the first group: look at once
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_ms = 0
@@ -135,7 +138,8 @@ class Writer(Generic[E]):
             return
         entries, size = self._next_group()
         commands = [Tick(MAX_DUE), *[entry.command for entry in entries], Tick(0)]
-        if size < INLINE_BYTES and self._quick_commits >= QUICK_COMMITS:
+        is_known_quick = self._quick_commits >= QUICK_COMMITS and time.perf_counter() < self._known_until_s
+        if is_known_quick and size < INLINE_BYTES:
             self._done(entries, *self._commit(commands))
         else:
             self._is_committing = True
@@ -175,7 +179,9 @@ class Writer(Generic[E]):
             results = self._store.commit(commands, self._now_ms())
             if len(results) != len(commands):
                 raise StorageFailed(f"{len(commands)} commands got {len(results)} results")
-            return results, time.perf_counter() - began_s
+            ended_s = time.perf_counter()
+            self._known_until_s = ended_s + IDLE_S
+            return results, ended_s - began_s
         except Exception as error:
             # Whatever it was, the state of the store is unknown now, and the promise is not to guess.
             log.exception("the storage failed")

@@ -17,6 +17,7 @@ import uvloop
 from tq import __version__, lifecycle, tokens
 from tq.broker import Broker
 from tq.errors import EXIT_DAMAGED, EXIT_DATA, EXIT_STORAGE_FAILED, EXIT_USAGE, StartError, StorageDamaged
+from tq.logs import StderrHandler
 from tq.settings import Settings
 from tq.store import Store
 from tq.web.server import Application, Server
@@ -55,7 +56,7 @@ _TYPES = {
 @_setting_options
 def serve(**flags: Any) -> None:
     """Run the server until SIGTERM or SIGINT."""
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(handlers=[StderrHandler()])
     try:
         settings = _settings(flags)
         gc.freeze()  # what lives as long as the process

@@ -105,7 +105,10 @@ class Queue:
 
 
 class Group:
-    """One transaction's view of the store. `ended_bytes`: of the content of messages that left their queues so far."""
+    """One transaction's view of the store. `ended_bytes`: of the content of messages that left their queues so far.
+
+    `received_bytes`: of those that were handed out.
+    """
 
     def __init__(self, tx: Tx, now_ms: int) -> None:
         self.tx = tx
@@ -116,6 +119,7 @@ class Group:
         self._removed: list[Queue] = []
         self._clock: Clock | None = None
         self.ended_bytes = 0
+        self.received_bytes = 0
 
     def clock(self) -> Clock:
         """The clock as it was last stored."""

@@ -77,24 +77,32 @@ def list_queues(group: Group, query: model.ListQueues) -> model.QueuePage:
     return model.QueuePage(tuple(infos), page[-1] if len(names) > query.limit else None)
 
 
-def list_sources(group: Group, query: model.ListSources) -> tuple[str, ...]:
-    """It looks at every queue, but reads only the records that have the name in them."""
+def list_sources(group: Group, query: model.ListSources) -> model.Sources:
+    """It looks at the queues one after the other, but reads only the records that have the name in them."""
     target = group.queue(query.queue).name
     found: list[str] = []
-    for key, value in group.tx.space(keys.QUEUES).scan(query.after.encode() + b"\0"):
+    after = ""
+    for looked, (key, value) in enumerate(_queues_behind(group, query.after)):
         if len(found) == query.limit:
             break
+        if looked == query.looked:
+            return model.Sources(tuple(found), after)
+        after = _place(key)
         if target.encode() in value:
             with suppress(CorruptRecord):
                 letter = codec.unpack_queue(value).settings.dead_letter
                 if letter and letter.queue == target:
                     found.append(key.decode(errors="replace"))
-    return tuple(found)
+    return model.Sources(tuple(found))
 
 
-def get_totals(group: Group, _: model.GetTotals) -> model.Totals:
+def get_totals(group: Group, query: model.GetTotals) -> model.Totals:
     queues = ready = in_flight = delayed = blocked = 0
-    for _key, value in group.tx.space(keys.QUEUES).scan():
+    after = b""
+    for key, value in _queues_behind(group, query.after):
+        if queues == query.looked:
+            break
+        after = key
         queues += 1
         try:
             record = codec.unpack_queue(value)
@@ -104,7 +112,18 @@ def get_totals(group: Group, _: model.GetTotals) -> model.Totals:
         in_flight += record.in_flight
         delayed += record.delayed
         blocked += record.blocked
-    return model.Totals(queues, model.Counts(ready, in_flight, delayed, blocked))
+    else:
+        after = b""
+    return model.Totals(queues, model.Counts(ready, in_flight, delayed, blocked), _place(after))
+
+
+def _place(key: bytes) -> str:
+    """A queue's name, from which `_queues_behind` goes on even when it is damaged."""
+    return key.decode(errors="surrogateescape")
+
+
+def _queues_behind(group: Group, place: str) -> Iterator[tuple[bytes, bytes]]:
+    return group.tx.space(keys.QUEUES).scan(place.encode(errors="surrogateescape") + b"\0" if place else b"")
 
 
 def get_clock(group: Group, _: model.GetClock) -> model.Clock:

@@ -70,6 +70,8 @@ def _most(queue: Queue, most: int, command: model.Receive) -> int:
 
 
 def _take(group: Group, queue: Queue, command: model.Receive) -> model.Received:
+    if group.received_bytes >= model.MAX_GROUP_PAGES * model.MAX_PAGE_BYTES:
+        return model.Received(is_cut_short=True)  # all answers of a group are in memory at once
     due_at_ms = _lease_until(group, queue, command)
     settings = queue.record.settings
     limit = command.limit
@@ -113,6 +115,7 @@ def _take(group: Group, queue: Queue, command: model.Receive) -> model.Received:
             place(group, queue, "in_flight", key, record)
     if taken:
         queue.count("received", len(taken))
+        group.received_bytes += size
     ready_at_ms = front.ready_at_ms if isinstance(front, _GroupByGroup) else None
     if not over and not damaged:
         return model.Received(tuple(messages), queue.name, ready_at_ms=ready_at_ms)

@@ -16,6 +16,7 @@ MAX_MESSAGE_BYTES = 128 * 1024 * 1024  # what 65,536 chunks can hold, rounded do
 MAX_PAGE = 1_000  # messages or queues in one answer
 MESSAGE_COST_BYTES = 256  # what a message costs beside its content, in memory and in the time of a commit
 MAX_PAGE_BYTES = 4 * 1024 * 1024  # of messages in one answer, so that an answer fits in memory
+MAX_GROUP_PAGES = 8  # after so many full answers, or as much in small ones, the other receives are for the next group
 MAX_PARTS = 1_000  # actions or parts of one command, so that it does not hold up its group
 MAX_POLLED = 100  # queues in one receive
 MAX_PRIORITY = 9
@@ -336,8 +337,18 @@ class Created(Struct, frozen=True):
 
 
 class Totals(Struct, frozen=True):
+    """`after` is the queue from behind which to go on; empty when all were counted."""
+
     queues: int
     messages: Counts
+    after: str = ""
+
+
+class Sources(Struct, frozen=True):
+    """`after` is the queue from behind which to go on looking; empty when there are no more, or enough were found."""
+
+    names: tuple[str, ...]
+    after: str = ""
 
 
 class StorageInfo(Struct, frozen=True):

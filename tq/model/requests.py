@@ -12,7 +12,16 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from tq.errors import TqError
-from tq.model.nouns import MAX_SEQUENCE, MESSAGE_COST_BYTES, Draft, Message, QueueSettings, SettingsChange, State
+from tq.model.nouns import (
+    MAX_QUEUES,
+    MAX_SEQUENCE,
+    MESSAGE_COST_BYTES,
+    Draft,
+    Message,
+    QueueSettings,
+    SettingsChange,
+    State,
+)
 
 # --- commands -------------------------------------------------------------
 
@@ -437,7 +446,7 @@ class ListQueues(Query, frozen=True):
 
 
 class ListSources(Query, frozen=True):
-    """Result: the names (tuple) of the first queues whose dead letters go to this one, that come after `after`.
+    """Result: `Sources`, the first queues behind `after` whose dead letters go to this one, of so many looked at.
 
     Raises QueueNotFound.
     """
@@ -445,6 +454,7 @@ class ListSources(Query, frozen=True):
     queue: str
     after: str = ""
     limit: int = 100
+    looked: int = MAX_QUEUES
 
 
 class GetMessage(Query, frozen=True):
@@ -473,7 +483,10 @@ class ListMoves(Query, frozen=True):
 
 
 class GetTotals(Query, frozen=True):
-    """Result: `Totals` over all queues."""
+    """Result: `Totals` over the queues behind `after`, of so many."""
+
+    after: str = ""
+    looked: int = MAX_QUEUES
 
 
 class GetLoaded(Query, frozen=True):

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-import logging
 import select
 import socket
 import struct
@@ -26,182 +25,26 @@ import sys
 import termios
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
-from msgspec import Struct
 from tornado import httputil
 from tornado.iostream import StreamClosedError
 
-from tq.errors import InternalError, InvalidRequest, Overloaded, RequestTimeout, TqError
+from tq.errors import Overloaded, RequestTimeout, TqError
 from tq.web.parser import Head, KnownHeads, RequestParser
+from tq.web.stream import Stream, WholeRequest
+from tq.web.traffic import FREE_BYTES, Traffic
 
 FEED_BYTES = 16 * 1024  # are parsed before it is looked whether requests have piled up
-MAX_UNFED_BYTES = 64 * 1024  # are read ahead of what is parsed; a client that is gone is noticed only while reading
+MAX_UNFED_BYTES = FREE_BYTES  # are read ahead of what is parsed; a client that is gone is noticed only while reading
 MAX_RUNNING = 64  # requests of one connection that overlap
 TURN_S = 0.005  # for one connection's requests before others have their turn: queries are answered at once
+MOMENT_S = 0.001  # is added to times that speeds are made of
 DISCARD_BYTES = 64 * 1024 * 1024  # are read behind the last answer, so that the client gets to see it
 MAX_REFUSED = 32  # connections above the limit that are told so with patience; the others are closed at once
 SLOWEST_BYTES_S = 16 * 1024  # a body or an answer that moves slower than this, after its grace, is given up
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-
-log = logging.getLogger("tq.web")
-
-
-class Limits(Struct, frozen=True):
-    """How many connections there may be; of one, the bytes of a request and the seconds of silence in each part."""
-
-    max_connections: int
-    max_header_bytes: int
-    max_body_bytes: int
-    header_seconds: float
-    body_seconds: float
-    idle_seconds: float
-
-
-class WholeRequest(httputil.HTTPMessageDelegate):
-    """A delegate that is given its request whole, and answers with `Stream.respond`."""
-
-    may_overlap = False  # it may run while others of its connection do, before and behind it
-    needs_client = False  # a client that ends its side while this runs counts as gone
-
-    def receive(self, head: Head, body: bytes) -> None:
-        """Take the request; what it asks for is done in its turn."""
-        raise NotImplementedError
-
-    def run(self) -> None:
-        """Answer, now or later: it is this request's turn."""
-        raise NotImplementedError
-
-
-class Stream(httputil.HTTPConnection):
-    """One request and its answer: what a delegate is given as `request_conn`."""
-
-    delegate: httputil.HTTPMessageDelegate | None = None
-    is_finished = False  # all of its answer is in `out`, or was written
-    _is_chunked = False
-    _close_callback: Callable[[], None] | None = None
-    task: asyncio.Task[None] | None = None  # asyncio itself does not keep it alive
-
-    def __init__(self, connection: Connection, head: Head, body: bytes) -> None:
-        self._connection = connection
-        self.head = head
-        self.body = body
-        self.keep_alive = head.keep_alive
-        self.out: list[bytes] = []
-
-    # --- for a WholeRequest -------------------------------------------------------------
-
-    def respond(self, head: bytes, body: bytes | None) -> None:
-        """The whole answer: `head` is the status line and the headers but for those of the framing, which end it.
-
-        A body of None is for the statuses that have none, and no length of it either (RFC 9110, 8.6).
-        """
-        connection = self._connection
-        is_plain = self.keep_alive and not connection.is_draining and not self.head.is_1_0
-        framing = b"" if is_plain else self._connection_header()
-        if body is None:
-            answer = b"%b%b\r\n" % (head, framing)
-        elif self.head.method == "HEAD":
-            answer = b"%bContent-Length: %d\r\n%b\r\n" % (head, len(body), framing)
-        else:
-            answer = b"%bContent-Length: %d\r\n%b\r\n%b" % (head, len(body), framing, body)
-        self.out.append(answer)
-        self.is_finished = True
-        connection.answered()
-
-    def is_abandoned(self) -> bool:
-        """Whether the client has ended its side, so that there may be nobody to answer."""
-        return self._connection.is_ended()
-
-    def abandon(self) -> None:
-        """Answer nothing, and close the connection."""
-        self._connection.abandon()
-
-    def _connection_header(self) -> bytes:
-        if self._connection.is_draining and self._connection.is_all_in_hand(self):
-            self.keep_alive = False
-        if not self.keep_alive:
-            return b"Connection: close\r\n"
-        return b"Connection: keep-alive\r\n" if self.head.is_1_0 else b""
-
-    # --- for Tornado's delegates: the interface of httputil.HTTPConnection ----------------
-
-    @property
-    def context(self) -> Stream:
-        """Where Tornado looks for `remote_ip` and `protocol`."""
-        return self
-
-    @property
-    def remote_ip(self) -> str:
-        return self._connection.peer
-
-    @property
-    def protocol(self) -> str:
-        return self._connection.protocol
-
-    def set_close_callback(self, callback: Callable[[], None] | None) -> None:
-        self._close_callback = callback
-
-    def write_headers(
-        self,
-        start_line: httputil.RequestStartLine | httputil.ResponseStartLine,
-        headers: httputil.HTTPHeaders,
-        chunk: bytes | None = None,
-    ) -> asyncio.Future[None]:
-        assert isinstance(start_line, httputil.ResponseStartLine)
-        if self.head.method != "HEAD" and start_line.code not in (204, 304) and "Content-Length" not in headers:
-            if self.head.is_1_0:
-                self.keep_alive = False  # the end of the connection is the end of the body
-            else:
-                self._is_chunked = True
-                headers["Transfer-Encoding"] = "chunked"
-        lines = [f"HTTP/1.1 {start_line.code} {start_line.reason}", *(f"{n}: {v}" for n, v in headers.get_all()), ""]
-        self.out.append("\r\n".join(lines).encode("latin-1") + self._connection_header() + b"\r\n")
-        return self.write(chunk) if chunk else self._connection.written()
-
-    def write(self, chunk: bytes) -> asyncio.Future[None]:
-        if chunk and self.head.method != "HEAD":
-            self.out.append(b"%x\r\n%b\r\n" % (len(chunk), chunk) if self._is_chunked else bytes(chunk))
-        return self._connection.written()
-
-    def finish(self) -> None:
-        if self._is_chunked:
-            self.out.append(b"0\r\n\r\n")
-        self.is_finished = True
-        self._close_callback = None
-        self._connection.answered()
-
-    async def drive(self, delegate: httputil.HTTPMessageDelegate) -> None:
-        """Give the request to a delegate of Tornado's kind, each part when it has taken the one before."""
-        head = self.head
-        version = "HTTP/1.0" if head.is_1_0 else "HTTP/1.1"
-        start_line = httputil.RequestStartLine(head.method, head.target, version)
-        headers = httputil.HTTPHeaders()
-        try:
-            for name, value in head.pairs:
-                headers.add(name.decode("latin-1"), value.decode("latin-1").rstrip(" \t"))
-            await _taken(delegate.headers_received(start_line, headers))
-            if self.body:
-                await _taken(delegate.data_received(self.body))
-            delegate.finish()
-        except httputil.HTTPInputError as error:
-            self._connection.fail(self, InvalidRequest(f"{error}."))
-        except Exception:
-            log.exception("%s %s failed", head.method, head.target)
-            self._connection.fail(self, InternalError())
-
-    def lost(self) -> None:
-        """The connection is closed, and nobody will see the answer."""
-        if self._close_callback:
-            self._close_callback()
-        elif self.delegate and not self.is_finished:
-            self.delegate.on_connection_close()
-
-
-async def _taken(awaitable: Awaitable[None] | None) -> None:
-    if awaitable is not None:
-        await awaitable
 
 
 class Connection(asyncio.Protocol):
@@ -210,23 +53,23 @@ class Connection(asyncio.Protocol):
     def __init__(
         self,
         delegate: httputil.HTTPServerConnectionDelegate,
-        limits: Limits,
+        traffic: Traffic[Connection],
         problem: Callable[[TqError], tuple[bytes, bytes]],
-        connections: set[Connection],
         known: KnownHeads,
     ) -> None:
-        """`problem` makes head and body of the answer to what is refused here; `connections` are those that live.
+        """`problem` makes head and body of the answer to what is refused here.
 
-        `known` is shared by connections that have the same limits.
+        `traffic` and `known` are shared by connections that have the same limits.
         """
         self._delegate = delegate
-        self._limits = limits
+        self._traffic = traffic
+        self._limits = limits = traffic.limits
         self._problem = problem
-        self._connections = connections
         self._loop = asyncio.get_running_loop()
         self._transport: Any = None
         self.peer = ""
         self.protocol = "http"
+        self.weighed_bytes = 0
         # Requests that were parsed wait for their turn, then they run, until they are answered.
         self._parsed: deque[tuple[Head, bytes]] = deque()
         self._next: Stream | None = None  # the first of those that wait, once its delegate was asked
@@ -240,6 +83,7 @@ class Connection(asyncio.Protocol):
         self._is_pump_due = False
         self._is_write_paused = False
         self._unsent_bytes = 0  # when the client began to be waited for
+        self._written_bytes = 0  # since then: the transport holds each answer until the last byte of it has left
         self._is_ended = False  # the client will send nothing more
         self._is_last = False  # the last answer was written, or nobody is there to read it
         self._is_lingering = False
@@ -251,16 +95,17 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
+        transport.set_write_buffer_limits(high=FREE_BYTES, low=0)
         peer = transport.get_extra_info("peername")
         self.peer = str(peer[0]) if peer else ""
         if transport.get_extra_info("ssl_object"):
             self.protocol = "https"
         self._since = self._loop.time()
-        self._connections.add(self)
-        if len(self._connections) > self._limits.max_connections:
+        refusal, over = self._traffic.enter(self)
+        if refusal:
             # What the client sends meanwhile is read, or it would get a reset in place of the answer.
-            self._discarded_bytes = len(self._connections) <= self._limits.max_connections + MAX_REFUSED
-            self._parser.refuse(Overloaded("There are too many connections."))
+            self._discarded_bytes = over <= MAX_REFUSED
+            self._parser.refuse(refusal)
             self._pump()
 
     def data_received(self, data: bytes) -> None:
@@ -271,6 +116,7 @@ class Connection(asyncio.Protocol):
         elif self._unfed:
             self._unfed = bytes(self._unfed) + data
             self._set_reading()
+            self._weigh()
         else:
             self._unfed = data
             self._pump()
@@ -287,8 +133,8 @@ class Connection(asyncio.Protocol):
         return bool(self._running or self._parsed or self._next or self._unfed) and not self._is_lingering
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._connections.discard(self)
         self._lose()
+        self._traffic.leave(self)
         for writer in self._writers:
             if not writer.done():
                 writer.set_exception(StreamClosedError())
@@ -306,6 +152,7 @@ class Connection(asyncio.Protocol):
         lost, self._running = self._running, deque()
         for stream in lost:
             stream.lost()
+            stream.delegate = None
 
     def is_ended(self) -> bool:
         """Whether the client has ended its side by now, which may not have been read yet."""
@@ -331,6 +178,8 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._is_write_paused = False
+        self._written_bytes = 0
+        self._weigh()
         for writer in self._writers:
             if not writer.done():
                 writer.set_result(None)
@@ -354,11 +203,15 @@ class Connection(asyncio.Protocol):
         if parser.is_over:
             self._discarded_bytes += len(self._unfed)
             self._unfed = b""
+        elif parser.part:
+            self._weigh()
 
     def _forget_input(self) -> None:
         self._parser.close()
         self._parsed.clear()
-        self._next = None
+        if self._next:
+            self._next.delegate = None  # each refers to the other, and to the body
+            self._next = None
         self._unfed = b""
 
     def _set_reading(self) -> None:
@@ -413,8 +266,9 @@ class Connection(asyncio.Protocol):
 
     def _settle(self) -> None:
         """Nothing more can be done now."""
-        if not self._is_reading or self._unfed:
+        if not self._is_reading or self._unfed or self.weighed_bytes:
             self._set_reading()
+            self._weigh()
         if self._running or self._next or self._parsed:
             self._is_held_up = bool(self._unfed)
             return
@@ -469,7 +323,11 @@ class Connection(asyncio.Protocol):
                 self._forget_input()
         if out and not self._transport.is_closing():
             self._since = self._loop.time()
-            self._transport.write(out[0] if len(out) == 1 else b"".join(out))
+            data = out[0] if len(out) == 1 else b"".join(out)
+            self._transport.write(data)
+            if self._is_write_paused:
+                self._written_bytes += len(data)
+                self._weigh()
 
     def written(self) -> asyncio.Future[None]:
         """Write what a stream has so far; the future is done when the client takes more."""
@@ -512,6 +370,41 @@ class Connection(asyncio.Protocol):
     def _has_waiting(self) -> bool:
         return bool(self._next or self._parsed)
 
+    # --- memory -----------------------------------------------------------------------------
+
+    def _weigh(self) -> None:
+        """Say how much is held here: what came in, but for what is of a few bytes, and what did not leave."""
+        parser = self._parser
+        held_bytes = len(self._unfed) + self._written_bytes
+        if parser.part == "body":
+            held_bytes += parser.size
+        if self._next:
+            held_bytes += len(self._next.body)
+        elif self._parsed:
+            held_bytes += len(self._parsed[0][1])
+        if held_bytes > FREE_BYTES or self.weighed_bytes:
+            self._traffic.weigh(self, held_bytes)
+
+    def _moved_bytes(self) -> int:
+        """So much of what the client has to take has left, or else of the body that it sends has come."""
+        if self._is_write_paused or self._transport.is_closing():
+            return self._unsent_bytes - self._left_bytes()
+        return self._parser.size if self._parser.part == "body" else self.weighed_bytes
+
+    def speed(self) -> float:
+        """So that one that has just begun is quick until it shows that it is not."""
+        return (self._moved_bytes() + FREE_BYTES) / (self._loop.time() - self._since + MOMENT_S)
+
+    def give_way(self) -> None:
+        """A body that is coming is refused; where an answer does not leave, that is the end of the connection."""
+        if self._parser.part == "body" and not self._is_write_paused:
+            self._discarded_bytes += 1  # the client is in the midst of sending: it is to see the answer
+            self._parser.refuse(Overloaded("The server holds too much that is on its way; try again."))
+            self._unfed = b""
+            self._pump()
+        elif not self._transport.is_closing() or self._transport.get_write_buffer_size():
+            self._reset()
+
     # --- time and the end -------------------------------------------------------------------
 
     @property
@@ -538,14 +431,14 @@ class Connection(asyncio.Protocol):
     def check(self, now: float) -> None:
         """Give up a client that is too slow; called every second or so with the loop's time."""
         is_closing = self._transport.is_closing()
-        if self not in self._connections or (is_closing and not self._transport.get_write_buffer_size()):
+        if self not in self._traffic.members or (is_closing and not self._transport.get_write_buffer_size()):
             return  # it is gone, or as good as gone
         limits = self._limits
         part = self._parser.part
         silence_s = now - self._since
         if self._is_write_paused or is_closing:
-            taken_bytes = self._unsent_bytes - self._left_bytes()
-            if silence_s > limits.body_seconds + taken_bytes / SLOWEST_BYTES_S:
+            self._weigh()
+            if silence_s > limits.body_seconds + self._moved_bytes() / SLOWEST_BYTES_S:
                 self._reset()
         elif self._is_lingering:
             if silence_s > limits.header_seconds:
@@ -556,7 +449,7 @@ class Connection(asyncio.Protocol):
             if silence_s > limits.header_seconds:
                 self._time_out(part)
         elif part == "body":
-            if silence_s > limits.body_seconds + self._parser.size / SLOWEST_BYTES_S:
+            if silence_s > limits.body_seconds + self._moved_bytes() / SLOWEST_BYTES_S:
                 self._time_out(part)
         elif not self._running and not self._has_waiting and silence_s > limits.idle_seconds:
             self._transport.close()

@@ -19,17 +19,19 @@ from typing import Any, cast
 from tornado import httputil, netutil
 
 from tq import __version__
-from tq.broker import Broker, Ticket
+from tq.broker import Broker, Look, Ticket
 from tq.errors import EXIT_ADDRESS, InternalError, InvalidRequest, MethodNotAllowed, StartError, TqError
 from tq.model import Command, Query, Receive, Received, Send, Settle
 from tq.settings import Settings
 from tq.tokens import Token, Tokens
 from tq.web import ROUTES
-from tq.web.connection import Connection, Limits, Stream, WholeRequest
+from tq.web.connection import Connection
 from tq.web.exchange import Request, Response, Route, Steps, problem
 from tq.web.parser import Head, KnownHeads
 from tq.web.router import MAX_REMEMBERED_LENGTH, Resource, Router
 from tq.web.sqs import Endpoint
+from tq.web.stream import Stream, WholeRequest
+from tq.web.traffic import Limits, Traffic
 
 REMEMBERED_TARGETS = 1_000  # most requests have a few, whatever their headers
 BACKLOG = 1024  # connections that may wait to be accepted; the kernel's own bound is often 4,096
@@ -151,7 +153,7 @@ class _Exchange(WholeRequest):
     """One request of a route, and its answer."""
 
     _response: Response | None = None
-    _ticket: Ticket | None = None
+    _ticket: Ticket | Look | None = None
     _steps: Steps | None = None
 
     def __init__(self, application: Application, stream: Stream) -> None:
@@ -233,6 +235,8 @@ class _Exchange(WholeRequest):
             response = problem(error)
         except Exception:
             log.exception("%s %s could not be answered", self._request.method, self._request.path)
+            if isinstance(result, Received):
+                self._application.broker.give_back(result)
             response = problem(InternalError())
         self._respond(response)
 
@@ -279,15 +283,18 @@ class Server:
         self._application = application
         self._settings = settings
         self._tls = tls
-        self._limits = Limits(
+        limits = Limits(
             max_connections=min(settings.max_connections, max(1, _open_files() - SPARE_FILES)),
+            max_connections_per_address=settings.max_connections_per_address,
+            max_transit_bytes=settings.max_transit_bytes,
             max_header_bytes=settings.max_header_bytes,
             max_body_bytes=settings.max_body_bytes,
             header_seconds=settings.header_seconds,
             body_seconds=settings.body_seconds,
             idle_seconds=settings.idle_seconds,
         )
-        self._connections: set[Connection] = set()
+        self._traffic: Traffic[Connection] = Traffic(limits)
+        self._connections = self._traffic.members
         self._unchecked: list[Connection] = []
         self._known = KnownHeads()
         self._servers: list[asyncio.Server] = []
@@ -310,7 +317,7 @@ class Server:
 
     def accept(self) -> Connection:
         """One more connection, which its transport is still to be told to."""
-        return Connection(self._application, self._limits, self._application.refusal, self._connections, self._known)
+        return Connection(self._application, self._traffic, self._application.refusal, self._known)
 
     def _check(self) -> None:
         """Give up clients that are too slow: some at a time, so that ten thousand hold up nobody."""

@@ -36,7 +36,8 @@ def start_message_move_task(call: Call, wanted: shapes.StartMessageMoveTask) -> 
         target = yield from _existing(wanted.destination_arn, "DestinationArn")
         if target == source:
             raise invalid_parameter("Source queue arn and destination queue arn cannot be the same.")
-    if not (yield model.ListSources(source, limit=1)):
+    sources: model.Sources = yield model.ListSources(source, limit=1)
+    if not sources.names:
         raise invalid_parameter("Source queue must be configured as a Dead Letter Queue.")
     try:
         task: model.MoveTask = yield model.StartMove(source, str(uuid.uuid4()), target, per_second)

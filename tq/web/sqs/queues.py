@@ -177,7 +177,8 @@ def purge_queue(call: Call, wanted: shapes.PurgeQueue) -> Operation:
 def list_dead_letter_source_queues(call: Call, wanted: shapes.ListDeadLetterSourceQueues) -> Operation:
     queue = call.queue(wanted.queue_url)
     after, most = paging(wanted.next_token, wanted.max_results)
-    names: tuple[str, ...] = yield model.ListSources(queue, after, most + 1)
+    sources: model.Sources = yield model.ListSources(queue, after, most + 1)
+    names = sources.names
     answer: Output = {"queueUrls": [call.url(name) for name in names[:most]]}
     has_next = wanted.max_results is not None and len(names) > most
     return answer | ({"NextToken": to_token(names[most - 1])} if has_next else {})

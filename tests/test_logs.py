@@ -1,0 +1,112 @@
+"""Lines on stderr: none of them holds up the server, and a fault that comes back does not flood them."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tests.harness import Server
+from tests.test_tokens import create
+from tq.logs import FLUSH_S, MAX_ALIKE, MAX_LINES, StderrHandler
+
+Log = tuple[logging.Logger, StderrHandler, int]
+
+
+@pytest.fixture
+def log() -> Iterator[Log]:
+    """A logger, its handler, and the end of a pipe where its lines come out."""
+    reading, writing = os.pipe()
+    handler = StderrHandler(writing)
+    logger = logging.Logger("tq.test")
+    logger.addHandler(handler)
+    yield logger, handler, reading
+    handler.close()
+    os.close(reading)
+    os.close(writing)
+
+
+def fill(writing: int) -> None:
+    """Write into a pipe until it takes no more."""
+    flags = fcntl.fcntl(writing, fcntl.F_GETFL)
+    fcntl.fcntl(writing, fcntl.F_SETFL, flags | os.O_NONBLOCK)
+    for size in (4_096, 1):
+        with suppress(BlockingIOError):
+            while True:
+                os.write(writing, b"x" * size)
+    fcntl.fcntl(writing, fcntl.F_SETFL, flags)
+
+
+def lines_of(reading: int) -> list[str]:
+    return os.read(reading, 1 << 20).decode().splitlines()
+
+
+def test_a_line_says_when_how_bad_who_and_what(log: Log) -> None:
+    logger, handler, reading = log
+    logger.warning("%d is %s", 1, "one")
+    logger.error("half a \ud800")
+    handler.close()
+    first, second = lines_of(reading)
+    assert first.endswith(" WARNING tq.test: 1 is one")
+    assert second.endswith(" ERROR tq.test: half a \\ud800")
+
+
+def test_lines_that_are_alike_are_written_some_times_a_second(log: Log) -> None:
+    logger, handler, reading = log
+    began_s = int(time.time())
+    for number in range(1_000):
+        logger.error("failed %d", number)
+    logger.error("another")
+    seconds = int(time.time()) - began_s + 1
+    handler.close()
+    lines = lines_of(reading)
+    failed = [line for line in lines if ": failed " in line]
+    assert MAX_ALIKE <= len(failed) <= MAX_ALIKE * seconds
+    assert any(line.endswith(": another") for line in lines)
+    left_out = [int(line.split()[0].replace(",", "")) for line in lines if "left out" in line]
+    assert sum(left_out) == 1_000 - len(failed)
+
+
+@pytest.mark.parametrize("flags", [0, os.O_NONBLOCK], ids=["blocking", "not blocking"])
+def test_a_pipe_that_nobody_reads_holds_up_nobody(log: Log, flags: int) -> None:
+    logger, handler, reading = log
+    writing = handler._descriptor
+    fill(writing)
+    fcntl.fcntl(writing, fcntl.F_SETFL, flags)
+    began_s = time.monotonic()
+    for number in range(MAX_LINES * 2):
+        logger.error(f"line {number}")
+    assert handler._lines.full()
+    handler.close()
+    assert time.monotonic() - began_s < FLUSH_S + 5
+    os.read(reading, 1 << 20)  # now it is read again
+    read = b""
+    while b"left out" not in read:
+        read += os.read(reading, 1 << 20)
+    assert b": line 0\n" in read
+    assert f"{MAX_LINES * 2 - read.count(b': line ')} more lines" in read.decode().replace(",", "")
+
+
+def test_a_server_whose_stderr_is_blocked_goes_on(tmp_path: Path, start: Callable[..., Server]) -> None:
+    """Each SIGHUP logs that the tokens cannot be read."""
+    tokens = tmp_path / "tokens"
+    create(tokens, "anyone", "*:*")
+    reading, writing = os.pipe()
+    fill(writing)
+    server = start("--tokens", str(tokens), stderr=writing)
+    tokens.unlink()
+    for _ in range(20):
+        server.process.send_signal(signal.SIGHUP)
+        assert server.request("GET", "/healthz").status == 200
+    assert server.stop() == 0
+    os.close(writing)
+    read = b"".join(iter(lambda: os.read(reading, 1 << 16), b""))
+    os.close(reading)
+    assert set(read.splitlines()[0]) == {ord("x")}
