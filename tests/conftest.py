@@ -16,7 +16,7 @@ from tests.api import NOW_MS, Api
 from tests.bench import Bench
 from tests.documented import assert_documented
 from tests.engines import open_engine
-from tests.harness import Server, findings, open_store
+from tests.harness import HOSTS, Server, findings, open_store
 from tests.sqs_queue import SqsQueue
 from tests.sqs_server import LocalServer
 from tests.sqs_wire import Json, Query, Wire
@@ -126,7 +126,7 @@ def memory() -> MemoryStore:
 @pytest.fixture
 def settings() -> Settings:
     """The settings of the server in process."""
-    return Settings(data_dir="memory:")
+    return Settings(data_dir="memory:", allowed_host=HOSTS)
 
 
 @pytest.fixture
