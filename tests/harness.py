@@ -58,12 +58,12 @@ class Server:
             env={"TQ_ALLOWED_HOST": HOSTS, **os.environ, **(env or {})},
         )
         self.banner = self._read_banner()
-        found = re.search(r"http://127\.0\.0\.1:(\d+)", self.banner)
+        found = re.search(r"https?://127\.0\.0\.1:(\d+)", self.banner)
         if not found:
             self.kill()
             raise AssertionError(f"no address in {self.banner!r}")
         self.port = int(found[1])
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = found[0]
 
     def _read_banner(self) -> str:
         assert self.process.stdout is not None

@@ -328,15 +328,17 @@ class Server:
     async def listen_on(self, sockets: list[socket.socket]) -> list[str]:
         loop = asyncio.get_running_loop()
         has_tls = self._handshakes.context is not None
-        accept = self._handshakes.begin if has_tls else self.accept
         for one in sockets:
-            self._servers.append(await loop.create_server(accept, sock=one, backlog=BACKLOG))
+            if has_tls:
+                self._handshakes.listen(one)
+            else:
+                self._servers.append(await loop.create_server(self.accept, sock=one, backlog=BACKLOG))
         self._check()
         return [_url(one, has_tls) for one in sockets]
 
     def _has_room(self) -> bool:
         """For one more connection, if only to be told that there are too many."""
-        return len(self._connections) + len(self._handshakes.running) < self._limits.max_connections + MAX_REFUSED
+        return len(self._connections) + len(self._handshakes) < self._limits.max_connections + MAX_REFUSED
 
     def accept(self) -> Connection:
         """One more connection, which its transport is still to be told to."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import ssl
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from tq.errors import EXIT_USAGE, StartError
 from tq.settings import Settings
+
+ACCEPT_AGAIN_S = 1.0  # as asyncio's own servers
 
 log = logging.getLogger("tq.web")
 
@@ -66,86 +68,58 @@ def _refusal(sentence: str) -> StartError:
 
 
 class Handshakes:
-    """Those that are under way, and count as connections: else who never finishes one could have any number.
+    """Accepts connections, and counts their handshakes as such: else who never finishes one could have any number.
 
-    asyncio's own servers tell of a connection only when its handshake is over.
+    asyncio's own servers tell of a connection only when its handshake is over, and keep the context they began with.
     """
 
     def __init__(self, accept: Callable[[], asyncio.Protocol], has_room: Callable[[], bool], seconds: float) -> None:
         """`accept` makes the protocol of a connection that has one behind it; `seconds` is all that it may take."""
-        self.accept = accept
-        self.has_room = has_room
-        self.seconds = seconds
+        self._accept = accept
+        self._has_room = has_room
+        self._seconds = seconds
         self.context: ssl.SSLContext | None = None  # of those that begin now
-        self.running: set[Handshake] = set()
+        self._listening: dict[socket.socket, asyncio.Task[None]] = {}
+        self._running: set[asyncio.Task[None]] = set()
 
-    def begin(self) -> Handshake:
-        return Handshake(self)
+    def __len__(self) -> int:
+        return len(self._running)
 
-    def close(self) -> None:
-        for handshake in list(self.running):
-            handshake.close()
-
-
-class Handshake(asyncio.Protocol):
-    """One, and what the client has sent behind it before the connection took over."""
-
-    def __init__(self, handshakes: Handshakes) -> None:
-        self._all = handshakes
-        self._transport: Any = None
-        self._task: asyncio.Task[None] | None = None
-        self._has_begun = False
-        self._data = b""
-        self._is_ended = False
-
-    def connection_made(self, transport: Any) -> None:
-        self._transport = transport
-        if not self._all.has_room():
-            transport.abort()
-            return
-        transport.pause_reading()
-        self._all.running.add(self)
-        self._task = asyncio.get_running_loop().create_task(self._run())
-
-    def data_received(self, data: bytes) -> None:
-        if self._has_begun:
-            self._data += data
-        else:
-            self.close()  # it was sent in the clear
-
-    def eof_received(self) -> None:
-        self._is_ended = True
+    def listen(self, listening: socket.socket) -> None:
+        listening.setblocking(False)
+        self._listening[listening] = asyncio.get_running_loop().create_task(self._accept_all(listening))
 
     def close(self) -> None:
-        if self._task:
-            self._task.cancel()
-        self._transport.abort()
+        for listening, task in self._listening.items():
+            task.cancel()
+            listening.close()
+        for task in self._running:
+            task.cancel()
 
-    async def _run(self) -> None:
-        raw, limits = self._transport, self._all
-        assert limits.context
-        self._has_begun = True
+    async def _accept_all(self, listening: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                accepted, peer = await loop.sock_accept(listening)
+            except OSError as error:  # no descriptors, or the client has gone already
+                log.warning("a connection could not be accepted: %s", error)
+                await asyncio.sleep(ACCEPT_AGAIN_S)
+                continue
+            if self._has_room():
+                task = loop.create_task(self._shake_hands(accepted, str(peer[0])))
+                self._running.add(task)
+                task.add_done_callback(self._running.discard)
+            else:
+                accepted.close()
+
+    async def _shake_hands(self, accepted: socket.socket, peer: str) -> None:
         try:
-            transport = await asyncio.get_running_loop().start_tls(
-                raw,
-                self,
-                limits.context,
-                server_side=True,
-                ssl_handshake_timeout=limits.seconds,
-                ssl_shutdown_timeout=limits.seconds,
+            await asyncio.get_running_loop().connect_accepted_socket(
+                self._accept,
+                accepted,
+                ssl=self.context,
+                ssl_handshake_timeout=self._seconds,
+                ssl_shutdown_timeout=self._seconds,
             )
-        except OSError as error:  # among which are timeouts and what TLS has to say
-            log.info("a TLS handshake with %s failed: %s", raw.get_extra_info("peername"), error)
-            raw.abort()
-            return
-        finally:
-            limits.running.discard(self)
-        if transport is None or transport.is_closing():
-            return
-        protocol = limits.accept()
-        transport.set_protocol(protocol)
-        protocol.connection_made(transport)
-        if self._data:
-            protocol.data_received(self._data)
-        if self._is_ended:
-            protocol.eof_received()
+        except OSError as error:  # among which are timeouts, and what TLS has to say
+            log.info("a TLS handshake with %s failed: %s", peer, error)
