@@ -16,6 +16,7 @@ from tests.api import NOW_MS, Api
 from tests.bench import Bench
 from tests.documented import assert_documented
 from tests.engines import open_engine
+from tests.guarded import Guarded
 from tests.harness import HOSTS, Server, findings, open_store
 from tests.sqs_queue import SqsQueue
 from tests.sqs_server import LocalServer
@@ -51,6 +52,11 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Server]]:
 @pytest.fixture
 def server(start: Callable[..., Server]) -> Server:
     return start()
+
+
+@pytest.fixture
+def guarded(start: Callable[..., Server], tmp_path: Path) -> Guarded:
+    return Guarded(start, tmp_path)
 
 
 @pytest.fixture(params=["lmdb", "memory"])
