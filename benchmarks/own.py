@@ -25,7 +25,7 @@ from tq.settings import Settings
 from tq.web.server import Application, Server
 
 MEMORY = Path("/dev/shm")
-QUEUE = "http://tq/queues/q/messages"
+QUEUE = "http://localhost/queues/q/messages"
 ENVELOPE = '{"content": "%s"}' % ("x" * 98)
 FILL = 10_000  # messages in one request
 OPERATIONS = ("send", "receive", "lease", "batch", "SQS send", "SQS send 10")
@@ -98,12 +98,12 @@ async def with_lines(connections: int, use: Callable[[list[Line]], Awaitable[Non
 
 
 async def measure(operation: str, seconds: float, lines: list[Line]) -> None:
-    await lines[0].ask(HttpRequest("POST", "http://tq/queues", '{"name":"q"}').as_bytes())
+    await lines[0].ask(HttpRequest("POST", "http://localhost/queues", '{"name":"q"}').as_bytes())
     if operation in ("receive", "lease"):
         batch = HttpRequest("POST", QUEUE, f"{ENVELOPE}\n" * FILL, "application/x-ndjson").as_bytes()
         for _ in range(int(RECEIVES_PER_S * seconds) // FILL):
             await lines[0].ask(batch)
-    over_sqs = sdk_requests("tq", "q", 100)
+    over_sqs = sdk_requests("localhost", "q", 100)
     request = {
         "SQS send": over_sqs["send"],
         "SQS send 10": over_sqs["send 10"],

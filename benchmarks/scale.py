@@ -29,6 +29,7 @@ BATCH = 10_000
 OVERLOAD_CONNECTIONS = 1_000
 OVERLOAD_WAITING = 200  # commands that may wait
 SPARE_FILES = 200
+SEND = b'POST /queues/q/messages HTTP/1.1\r\nHost: localhost\r\nContent-Length: 13\r\n\r\n{"content":1}'
 
 
 def serve(directory: Path, *flags: str) -> ServerProcess:
@@ -114,10 +115,10 @@ async def _wait(server: ServerProcess, waiters: int, sends: int) -> dict[str, An
     held = []
     for _ in range(waiters):
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=2_048)
-        writer.write(b"GET /queues/q/messages?wait=60 HTTP/1.1\r\nHost: tq\r\n\r\n")
+        writer.write(b"GET /queues/q/messages?wait=60 HTTP/1.1\r\nHost: localhost\r\n\r\n")
         held.append((writer, asyncio.ensure_future(_first_byte(reader, arrived))))
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-    writer.write(b"GET /healthz HTTP/1.1\r\nHost: tq\r\n\r\n")
+    writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
     await reader.readuntil(b"}")
     each_kb = (anonymous_kb(server.pid) - before_kb) / waiters
     idle_cpu = server.cpu_seconds()
@@ -126,7 +127,7 @@ async def _wait(server: ServerProcess, waiters: int, sends: int) -> dict[str, An
     took: list[float] = []
     for _ in range(sends):
         begun = time.perf_counter()
-        writer.write(b'POST /queues/q/messages HTTP/1.1\r\nHost: tq\r\nContent-Length: 13\r\n\r\n{"content":1}')
+        writer.write(SEND)
         took.append(await arrived.get() - begun)
         await reader.readuntil(b"}")
     for waiting, task in held:
@@ -174,7 +175,7 @@ async def _overload(port: int, duration_s: float) -> tuple[Counter[str], list[fl
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         while time.perf_counter() < end:
             begun = time.perf_counter()
-            writer.write(b'POST /queues/q/messages HTTP/1.1\r\nHost: tq\r\nContent-Length: 13\r\n\r\n{"content":1}')
+            writer.write(SEND)
             head = await reader.readuntil(b"\r\n\r\n")
             length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
             await reader.readexactly(length)

@@ -17,7 +17,8 @@ from tests.api import NOW_MS, Api
 from tests.bench import Bench
 from tests.documented import assert_documented
 from tests.engines import open_engine
-from tests.harness import Server, findings, open_store
+from tests.guarded import Guarded
+from tests.harness import HOSTS, Server, findings, open_store
 from tests.sqs_queue import SqsQueue
 from tests.sqs_server import LocalServer
 from tests.sqs_wire import Json, Query, Wire
@@ -64,6 +65,11 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture
 def server(start: Callable[..., Server]) -> Server:
     return start()
+
+
+@pytest.fixture
+def guarded(start: Callable[..., Server], tmp_path: Path) -> Guarded:
+    return Guarded(start, tmp_path)
 
 
 @pytest.fixture(params=["lmdb", "memory"])
@@ -139,7 +145,7 @@ def memory() -> MemoryStore:
 @pytest.fixture
 def settings() -> Settings:
     """The settings of the server in process."""
-    return Settings(data_dir="memory:")
+    return Settings(data_dir="memory:", allowed_host=HOSTS)
 
 
 @pytest.fixture

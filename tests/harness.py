@@ -21,6 +21,7 @@ from tq.audit import audit
 from tq.store.lmdb import LmdbStore
 
 ROOT = Path(__file__).parent.parent
+HOSTS = "tq,x"  # what tests that write their own heads call the server
 START_SECONDS = 30  # a hundred times what a start takes, for a machine that is busy
 
 
@@ -65,15 +66,15 @@ class Server:
             stdout=subprocess.PIPE,
             stderr=stderr,
             cwd=ROOT,
-            env={**os.environ, **(env or {})},
+            env={"TQ_ALLOWED_HOST": HOSTS, **os.environ, **(env or {})},
         )
         self.banner = self._read_banner()
-        found = re.search(r"http://127\.0\.0\.1:(\d+)", self.banner)
+        found = re.search(r"https?://127\.0\.0\.1:(\d+)", self.banner)
         if not found:
             self.kill()
             raise AssertionError(f"no address in {self.banner!r}")
         self.port = int(found[1])
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = found[0]
 
     def _read_banner(self) -> str:
         assert self.process.stdout is not None

@@ -8,6 +8,7 @@ import threading
 import time
 from typing import Any
 
+from tests.harness import HOSTS
 from tests.wire import ask
 from tq import lifecycle
 from tq.audit import audit
@@ -25,7 +26,7 @@ class LocalServer:
     """Listens on `port` from its making until `close`, which checks the store."""
 
     def __init__(self, **settings: Any) -> None:
-        self._settings = Settings(data_dir="memory:", **settings)
+        self._settings = Settings(data_dir="memory:", allowed_host=f"{HOSTS},sqs.example.com", **settings)
         self._ahead_ms = 0
         self._store = MemoryStore(lifecycle.apply)
         self._loop = asyncio.new_event_loop()

@@ -12,14 +12,16 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
 from tests.harness import ROOT, START_SECONDS, Server, open_store, wait_until
-from tq import __version__
-from tq.errors import EXIT_ADDRESS, EXIT_DATA, EXIT_USAGE
+from tq import __version__, tokens
+from tq.errors import EXIT_ADDRESS, EXIT_DATA, EXIT_USAGE, StartError
 from tq.settings import Settings
+from tq.web.server import _bind, _check_that_they_are_of_this_machine
 
 
 def run(*arguments: str, env: dict[str, str] | None = None, script: tuple[str, ...] = ("-m", "tq", "serve")):
@@ -100,7 +102,7 @@ def test_help_names_every_setting_its_variable_and_default() -> None:
     for field in msgspec.structs.fields(Settings):
         assert "--" + field.name.replace("_", "-") in shown
         assert "TQ_" + field.name.upper() in shown
-        assert f"default: {field.default}" in shown
+        assert field.default is False or f"default: {field.default}" in shown
 
 
 @pytest.mark.parametrize(
@@ -142,6 +144,81 @@ def test_a_port_taken_on_ipv6_alone_is_named() -> None:
 @pytest.mark.parametrize("host", ["192.0.2.1", "no.such.host.invalid"])
 def test_a_host_that_is_not_here_is_named(host: str) -> None:
     assert_refused(run("--host", host, "--port", "0", "--data-dir", "memory:"), EXIT_ADDRESS, host, "--host")
+
+
+# --- who may connect -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "", socket.gethostname()])
+def test_others_are_served_only_when_that_is_said(host: str) -> None:
+    if host and all(address[4][0].startswith("127.") for address in _resolved(host)):
+        pytest.skip(f"{host} is a loopback address here")
+    ran = run("--host", host, "--port", "0", "--data-dir", "memory:")
+    assert_refused(ran, EXIT_USAGE, "--tokens", "--allow-anonymous")
+
+
+def _resolved(host: str) -> list[Any]:
+    try:
+        return socket.getaddrinfo(host, 0)
+    except OSError as error:
+        pytest.skip(f"{host} is not here: {error}")
+
+
+@pytest.mark.parametrize("flags", [("--allow-anonymous",), ("--tokens", "FILE")])
+def test_others_are_served_when_that_is_said(flags: tuple[str, ...], tmp_path: Path) -> None:
+    tokens.create(tmp_path / "tokens", "a", ("*:*",))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tq", "serve", "--host", "0.0.0.0", "--port", "0", "--data-dir", "memory:"]
+        + [str(tmp_path / "tokens") if flag == "FILE" else flag for flag in flags],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout
+    with process.stdout:
+        assert "listens on http://0.0.0.0:" in process.stdout.readline()
+        process.terminate()
+        assert process.wait(START_SECONDS) == 0
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.1", "::1", "localhost"])
+def test_this_machine_is_served_unasked(host: str) -> None:
+    try:
+        sockets = _bind(host, 0)
+    except StartError as error:
+        pytest.skip(str(error))
+    _check_that_they_are_of_this_machine(sockets, host)
+    for one in sockets:
+        one.close()
+
+
+def test_one_address_that_others_reach_is_enough() -> None:
+    sockets = [*_bind("127.0.0.1", 0), *_bind("0.0.0.0", 0)]
+    with pytest.raises(StartError, match="reach 0"):
+        _check_that_they_are_of_this_machine(sockets, "some.name")
+    assert [one.fileno() for one in sockets] == [-1, -1]
+
+
+@pytest.mark.parametrize(
+    ("flags", "word"),
+    [
+        (("--cors-origins", "*"), "--cors-origins"),
+        (("--allowed-host", "http://a"), "--allowed-host"),
+        (("--tls-cert", "absent", "--tls-key", "absent"), "absent"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_named(flags: tuple[str, ...], word: str) -> None:
+    assert_refused(run("--port", "0", "--data-dir", "memory:", *flags), EXIT_USAGE, word)
+
+
+def test_lists_may_be_given_several_times_or_with_commas(start: Callable[..., Server]) -> None:
+    server = start("--allowed-host", "a", "--allowed-host", "b,c")
+    again = start("--port", "0", env={"TQ_ALLOWED_HOST": "a,b", "TQ_MAX_QUEUES": "1"}, data_dir="memory:")
+    for name, status, by_variable in (("a", 200, 200), ("b", 200, 200), ("c", 200, 403), ("d", 403, 403)):
+        assert server.request("GET", "/status", headers={"Host": name}).status == status
+        assert again.request("GET", "/status", headers={"Host": name}).status == by_variable
+    assert again.request("POST", "/queues", {"name": "q"}).status == 201
+    assert again.request("POST", "/queues", {"name": "r"}).status == 429
 
 
 def test_a_data_dir_that_is_a_file_is_named(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import os
 import random
 import re
 import shutil
+import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -452,3 +453,31 @@ def test_a_data_file_that_cannot_be_read(data_dir: Path, monkeypatch: pytest.Mon
     opened = Path.open
     monkeypatch.setattr(Path, "open", denied)
     assert "Permission denied" in why_refused(data_dir)
+
+
+# --- who may read it -------------------------------------------------------------
+
+
+def modes(path: Path) -> dict[str, int]:
+    return {each.name: stat.S_IMODE(each.stat().st_mode) for each in path.iterdir()}
+
+
+def test_all_of_it_is_for_its_owner_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Also files that an earlier version has made for all to read; but the directory is the user's to open."""
+    path = tmp_path / "a" / "data"
+    before = os.umask(0)
+    try:
+        open_store(path).close()
+    finally:
+        os.umask(before)
+    private = dict.fromkeys(("FORMAT", "data.mdb", "lock.mdb", "server.lock", "reserve"), 0o600)
+    assert modes(path) == private
+    assert stat.S_IMODE(path.stat().st_mode) == 0o700
+    assert caplog.text == ""
+    for each in path.iterdir():
+        each.chmod(0o644)
+    path.chmod(0o755)
+    open_store(path).close()
+    assert modes(path) == private
+    assert stat.S_IMODE(path.stat().st_mode) == 0o755
+    assert f"chmod 700 {path}" in caplog.text

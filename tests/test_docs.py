@@ -15,11 +15,25 @@ import pytest
 
 from tests.harness import ROOT, Server
 from tq.errors import all_errors
-from tq.model import Counters, QueueSettings
+from tq.model import (
+    MAX_GROUP_BYTES,
+    MAX_HEADERS_BYTES,
+    MAX_MESSAGE_BYTES,
+    MAX_PAGE,
+    MAX_PAGE_BYTES,
+    MAX_PARTS,
+    MAX_POLLED,
+    MAX_QUEUES,
+    MAX_WAIT_S,
+    Counters,
+    QueueSettings,
+)
 from tq.settings import Settings
 from tq.web import ROUTES
+from tq.web.connection import MAX_RUNNING
+from tq.web.parser import MAX_HEADERS
 from tq.web.router import Router
-from tq.web.shapes import Envelope, ReceiveParameters
+from tq.web.shapes import MAX_BATCH, Envelope, ReceiveParameters
 
 API = (ROOT / "docs/api.md").read_text()
 DATA = (ROOT / "docs/data.md").read_text()
@@ -165,6 +179,25 @@ def test_every_setting_is_documented(field) -> None:
     assert f"| `{field.name}` | " in OPERATIONS
     row = next(line for line in OPERATIONS.splitlines() if line.startswith(f"| `{field.name}` |"))
     assert row.split("|")[2].strip().strip("`") == str(field.default)
+
+
+def test_every_limit_stands_in_the_table() -> None:
+    table = OPERATIONS.partition("\n## Limits\n")[2].partition("\n## ")[0]
+    for value in (
+        MAX_QUEUES,
+        MAX_BATCH,
+        MAX_PAGE,
+        MAX_PARTS,
+        MAX_POLLED,
+        MAX_GROUP_BYTES,
+        MAX_HEADERS_BYTES,
+        MAX_WAIT_S,
+    ):
+        assert re.search(rf"\| [^|]*\b{value:,}\b", table), value
+    for value in (MAX_RUNNING, MAX_HEADERS, MAX_PAGE_BYTES >> 20, MAX_MESSAGE_BYTES >> 20):
+        assert re.search(rf"\b{value}\b", table), value
+    limits = {field.name for field in msgspec.structs.fields(Settings) if field.name.startswith("max_")}
+    assert limits <= set(re.findall(r"`(\w+)`", table))
 
 
 @pytest.mark.parametrize("field", msgspec.structs.fields(QueueSettings), ids=lambda field: field.name)

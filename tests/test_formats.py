@@ -318,9 +318,11 @@ def test_one_message_as_the_bytes_it_was_sent_as() -> None:
         ("Tq-Sent-At", SENT_AT),
         ("Tq-Receive-Count", "2"),
         ("Tq-State", "ready"),
-        ("Content-Security-Policy", "sandbox"),
+        ("Content-Security-Policy", "default-src 'none'; sandbox; frame-ancestors 'none'"),
+        ("Content-Disposition", "attachment"),
+        ("Cross-Origin-Resource-Policy", "same-origin"),
     )
-    assert len(formats.one_message(request(), message(b"", "image/png")).headers) == 4
+    assert len(formats.one_message(request(), message(b"", "image/png")).headers) == 6
 
 
 def test_bytes_in_json() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from tq.lifecycle import queues, receiving
 from tq.lifecycle.receiving import MAX_SKIPPED
 from tq.model import CreateQueue, DeleteQueue, Draft, Peek, PurgeQueue, Receive, Send, Sent, Sweep
 from tq.store import Store
+from tq.store.lmdb import LmdbStore
 
 NOW_MS = 1_700_000_000_000
 LARGE = bytes(range(256)) * 40  # three chunks
@@ -260,6 +262,17 @@ def test_spaces_suffice_for_any_order_of_creates_and_deletes(tmp_path: Path, mon
     store.close()
     strange = [r for r in results if isinstance(r, Exception) and not isinstance(r, errors.TqError)]
     assert strange == []
+
+
+def test_the_number_of_queues_is_set_for_each_start(tmp_path: Path) -> None:
+    """A queue that is there stays, whatever the setting."""
+    for most, refused in ((2, [False, False, True]), (1, [False, False, True]), (3, [False, False, False])):
+        store = LmdbStore(
+            tmp_path, partial(lifecycle.apply, max_queues=most), max_spaces=lifecycle.MAX_SPACES, reserve_bytes=1 << 20
+        )
+        results = store.commit([CreateQueue(name) for name in "abc"], 0)
+        store.close()
+        assert [isinstance(result, errors.TooManyQueues) for result in results] == refused
 
 
 # --- groups ---------------------------------------------------------------------------

@@ -27,6 +27,7 @@ from tests.api import (
     send,
     shown,
 )
+from tests.harness import HOSTS
 from tq import __version__, model
 from tq.errors import StorageFull
 from tq.settings import Settings
@@ -129,7 +130,7 @@ BAD_PARAMETERS = {
 
 @pytest.fixture
 def settings() -> Settings:
-    return Settings(data_dir="memory:", max_waiting_commands=2)
+    return Settings(data_dir="memory:", allowed_host=HOSTS, max_waiting_commands=2)
 
 
 # --- queues -----------------------------------------------------------------------------

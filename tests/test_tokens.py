@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import re
 import signal
 import stat
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -21,57 +18,11 @@ from botocore.auth import SigV4Auth, SigV4QueryAuth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
-from tests.harness import ROOT, Server, wait_until
+from tests.guarded import TIMEOUT_S, Guarded, create, tq
+from tests.harness import Server, wait_until
 from tq import model, tokens
 from tq.errors import Forbidden, StartError, Unauthenticated
 from tq.tokens import Token, needs
-from tq.web import ROUTES
-
-TIMEOUT_S = 20
-
-
-def create(file: Path, name: str, *allow: str) -> tuple[str, str]:
-    """By the command line: the token and the secret key."""
-    rights = [part for right in allow for part in ("--allow", right)]
-    command = [sys.executable, "-m", "tq", "token", "create", "--tokens", str(file), "--name", name, *rights]
-    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=TIMEOUT_S)
-    found = dict(line.split(":", 1) for line in ran.stdout.splitlines())
-    assert found["SQS access key id"].strip() == name
-    return found["token"].strip(), found["SQS secret access key"].strip()
-
-
-class Guarded:
-    """A server that asks for tokens. `all` may do everything, `shop` sends and receives in `orders*`."""
-
-    def __init__(self, start: Callable[..., Server], directory: Path, *flags: str) -> None:
-        self.file = directory / "tokens.json"
-        self.all, self.all_secret = create(self.file, "all", "*:*")
-        self.shop, self.shop_secret = create(self.file, "shop", "send:orders*", "receive:orders*")
-        self.server = start("--tokens", str(self.file), *flags)
-        for name in ("orders", "other"):
-            assert self.ask("POST", "/queues", self.all, {"name": name}).status_code == 201
-
-    def ask(self, method: str, path: str, token: str | None, body: Any = None) -> requests.Response:
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
-        return requests.request(method, self.server.url + path, json=body, headers=headers, timeout=TIMEOUT_S)
-
-    def sqs(
-        self, name: str, secret: str, operation: str, wanted: dict[str, Any], sign: Any = None, spoil: Any = None
-    ) -> requests.Response:
-        """A signed request of the JSON protocol; `spoil` changes it after it was signed."""
-        headers = {"X-Amz-Target": f"AmazonSQS.{operation}", "Content-Type": "application/x-amz-json-1.0"}
-        request = AWSRequest("POST", self.server.url + "/", headers, json.dumps(wanted).encode())
-        (sign or SigV4Auth)(Credentials(name, secret), "sqs", "eu-central-1").add_auth(request)
-        if spoil:
-            spoil(request)
-        prepared = request.prepare()
-        return requests.request("POST", prepared.url, data=prepared.body, headers=prepared.headers, timeout=TIMEOUT_S)
-
-
-@pytest.fixture
-def guarded(start: Callable[..., Server], tmp_path: Path) -> Guarded:
-    return Guarded(start, tmp_path)
-
 
 # --- the file -------------------------------------------------------------
 
@@ -85,6 +36,30 @@ def test_the_file_keeps_no_token(tmp_path: Path) -> None:
     known = tokens.load(file)
     assert known.bearer(f"Bearer {shown}") == known.named["a"]
     assert known.named["a"].sqs_secret == secret == tokens.sqs_secret(shown)
+
+
+def test_tokens_are_listed_and_revoked(tmp_path: Path) -> None:
+    file = tmp_path / "tokens.json"
+    shown, _ = create(file, "a", "send:*", "receive:b?")
+    tokens.create(file, "c", ("*:*",))
+    assert tq(file, "list").stdout == "a  send:* receive:b?\nc  *:*\n"
+    assert tq(file, "revoke", "a").stdout == ""
+    assert tq(file, "list").stdout == "c  *:*\n"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    with pytest.raises(Unauthenticated):
+        tokens.load(file).bearer(f"Bearer {shown}")
+    again = tq(file, "revoke", "a")
+    assert (again.returncode, again.stderr) == (2, "tq: There is no token named 'a'.\n")
+    assert tq(tmp_path / "absent", "list").returncode == 2
+    assert tq(tmp_path / "absent/t", "revoke", "a").returncode == 2
+
+
+def test_the_file_stays_where_its_name_leads(tmp_path: Path) -> None:
+    tokens.create(tmp_path / "real", "a", ("*:*",))
+    (tmp_path / "link").symlink_to("real")
+    tokens.create(tmp_path / "link", "b", ("*:*",))
+    assert (tmp_path / "link").is_symlink()
+    assert set(tokens.load(tmp_path / "real").named) == {"a", "b"}
 
 
 @pytest.mark.parametrize(
@@ -127,19 +102,6 @@ def test_what_is_no_token(tmp_path: Path, authorization: str | None) -> None:
     tokens.create(tmp_path / "t", "a", ("*:*",))
     with pytest.raises(Unauthenticated):
         tokens.load(tmp_path / "t").bearer(authorization)
-
-
-def test_every_route_asks_for_a_token_but_those_that_are_open(guarded: Guarded) -> None:
-    for route in ROUTES:
-        path = re.sub(r"\{(\w+)\}", lambda name: "orders" if name[1] == "queue" else "1", route.path)
-        body = {} if route.method in ("POST", "PUT", "PATCH") else None
-        for token in (None, "unknown"):
-            reply = guarded.ask(route.method, path, token, body)
-            if route.is_open:
-                assert reply.status_code == 200, path
-            else:
-                assert (reply.status_code, reply.json()["code"]) == (401, "unauthenticated"), (route.method, path)
-                assert reply.headers["WWW-Authenticate"] == "Bearer"
 
 
 def test_a_token_opens_what_it_has_the_right_to(guarded: Guarded) -> None:

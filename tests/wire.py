@@ -71,7 +71,8 @@ class Wire:
 def ask(method: str, target: str, body: bytes = b"", *headers: str, version: str = "HTTP/1.1") -> bytes:
     """A well-formed request."""
     length = [f"Content-Length: {len(body)}"] if body else []
-    return "\r\n".join([f"{method} {target} {version}", "Host: tq", *headers, *length, "", ""]).encode("latin-1") + body
+    lines = [f"{method} {target} {version}", "Host: localhost", *headers, *length, "", ""]
+    return "\r\n".join(lines).encode("latin-1") + body
 
 
 def chunked(*pieces: bytes) -> bytes:

@@ -97,6 +97,7 @@ class Broker:
         self._numbers = count()
         self._max_waiters = settings.max_waiters
         self._waiting = 0  # in line, or woken and on their way
+        self._first_to_wait = 0  # of those numbers
         self._waiters = Waiters()
         self._is_sweeping = False
         self._is_closing = False
@@ -165,8 +166,13 @@ class Broker:
         """Answer all who wait that there is nothing: the server is about to stop."""
         self._is_closing = True
         for name in self._waiters.queues():
-            for waiter in self._waiters.take(name):
-                waiter.wake()
+            self._wake(name)
+
+    def end_waiting(self) -> None:
+        """Answer all who wait now that there is nothing, and give them nothing that comes meanwhile."""
+        self._first_to_wait = next(self._numbers)
+        for name in self._waiters.queues():
+            self._wake(name)
 
     async def close(self) -> None:
         """Commit what waits, deliver its results and close the store."""
@@ -192,6 +198,9 @@ class Broker:
         if ticket.timer:
             ticket.timer.cancel()
             ticket.timer = None
+        if ticket.has_waited and ticket.number < self._first_to_wait:
+            self._finish(ticket, model.Received())
+            return
         try:
             self._writer.submit(ticket)
         except TqError as refusal:
@@ -348,7 +357,7 @@ class Broker:
         wakes the next when it is done.
         """
         left_s = ticket.deadline - self._loop.time()
-        if ticket.number < 0 or left_s <= 0 or self._is_closing:
+        if ticket.number < self._first_to_wait or left_s <= 0 or self._is_closing:
             return False
         if ticket.waiter is None:
             if self._waiting >= self._max_waiters:

@@ -10,6 +10,8 @@
     ├── HostMissing                  invalid_host                400
     ├── Unauthenticated              unauthenticated             401
     ├── Forbidden                    forbidden                   403
+    ├── HostNotAllowed               host_not_allowed            403
+    ├── CrossSiteRequest             cross_site_request          403
     ├── NotFound                     not_found                   404
     │   ├── QueueNotFound            queue_not_found             404
     │   ├── MessageNotFound          message_not_found           404
@@ -102,6 +104,14 @@ class Unauthenticated(TqError):
 
 class Forbidden(TqError):
     code, status, title = "forbidden", 403, "The token has no right to this."
+
+
+class HostNotAllowed(TqError):
+    code, status, title = "host_not_allowed", 403, "The server does not answer to this name."
+
+
+class CrossSiteRequest(TqError):
+    code, status, title = "cross_site_request", 403, "A page of another site may not do this."
 
 
 class NotFound(TqError):

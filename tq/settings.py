@@ -10,9 +10,10 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from tq.model import MAX_MESSAGE_BYTES
+from tq.model import MAX_MESSAGE_BYTES, MAX_QUEUES
 
 _MIB = 1024 * 1024
+LIST = {"is_list": True}  # of a setting whose flag may be given several times
 
 
 class Settings(Struct, frozen=True):
@@ -90,6 +91,10 @@ class Settings(Struct, frozen=True):
             "Below the connections there may be, so that those who send find one.",
         ),
     ] = 15_000
+    max_queues: Annotated[
+        int,
+        Meta(ge=1, le=MAX_QUEUES, description="Queues there may be; one more gets 429. Each slows commits a little."),
+    ] = MAX_QUEUES
     max_waiting_commands: Annotated[
         int,
         Meta(
@@ -120,6 +125,41 @@ class Settings(Struct, frozen=True):
         str,
         Meta(description="File of tokens, as `tq token create` makes it; without one nobody is asked for a token."),
     ] = ""
+    allow_anonymous: Annotated[
+        bool,
+        Meta(description="Serve everybody who can reach an address beyond this machine, though no token is asked for."),
+    ] = False
+    allowed_host: Annotated[
+        str,
+        Meta(
+            description="Names that the server is asked by, beside IP addresses, localhost and the machine's own; "
+            "separated by commas. With tokens any name will do.",
+            extra=LIST,
+        ),
+    ] = ""
+    cors_origins: Annotated[
+        str,
+        Meta(
+            description="Origins, as https://example.com, whose pages may use the server; separated by commas. "
+            "'*' is any, and needs tokens.",
+            extra=LIST,
+        ),
+    ] = ""
+    tls_cert: Annotated[
+        str,
+        Meta(description="File of the certificate and those that lead to its root, PEM; with it TLS is spoken."),
+    ] = ""
+    tls_key: Annotated[
+        str,
+        Meta(description="File of the certificate's private key, PEM, which not everybody may read."),
+    ] = ""
+    tls_client_ca: Annotated[
+        str,
+        Meta(
+            description="File of certificates, PEM, by one of which a client's must be signed; without it none is "
+            "asked for."
+        ),
+    ] = ""
     sqs_account: Annotated[
         str,
         Meta(pattern="^[0-9]{12}$", description="Account in the URLs and ARNs of queues over SQS, 12 digits."),
@@ -136,3 +176,8 @@ class Settings(Struct, frozen=True):
         float,
         Meta(ge=0, le=3600, description="How long a stop waits for requests in hand to finish."),
     ] = 5.0
+
+    @property
+    def scheme(self) -> str:
+        """Of the URLs that the server is asked by."""
+        return "https" if self.tls_cert else "http"

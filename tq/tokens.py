@@ -7,12 +7,15 @@ derived from the token. So the file is as secret as a private key: nobody but it
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import hmac
 import os
 import re
 import secrets
 from base64 import urlsafe_b64encode
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -140,13 +143,20 @@ def create(path: Path, name: str, allow: tuple[str, ...]) -> tuple[str, Token]:
             raise StartError(
                 f"{right!r} is no right: say send:NAMES, receive:…, manage:…, observe:… or *:….", EXIT_USAGE
             )
-    known = list(load(path).named.values()) if path.exists() else []
-    if any(token.name == name for token in known):
-        raise StartError(f"There is a token named {name!r} already.", EXIT_USAGE)
     shown = secrets.token_urlsafe(32)
     token = Token(name, _digest(shown), sqs_secret(shown), allow)
-    _write(path, msgspec.json.format(msgspec.json.encode([*known, token]), indent=2))
+    with _editing(path) as known:
+        if name in known:
+            raise StartError(f"There is a token named {name!r} already.", EXIT_USAGE)
+        known[name] = token
     return shown, token
+
+
+def revoke(path: Path, name: str) -> None:
+    """Take a token out of the file. Raises StartError."""
+    with _editing(path) as known:
+        if known.pop(name, None) is None:
+            raise StartError(f"There is no token named {name!r}.", EXIT_USAGE)
 
 
 def sqs_secret(shown: str) -> str:
@@ -158,12 +168,38 @@ def _digest(shown: str) -> str:
     return hashlib.sha256(shown.encode()).hexdigest()
 
 
+@contextmanager
+def _editing(path: Path) -> Iterator[dict[str, Token]]:
+    """The tokens by name, which are written back when the block ends well, by one process at a time.
+
+    The lock is on the directory, because the file is another one afterwards.
+    """
+    path = path.resolve()
+    try:
+        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise StartError(f"The tokens in {path} cannot be written ({error.strerror}).", EXIT_USAGE) from error
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        known = dict(load(path).named) if path.exists() else {}
+        yield known
+        _write(path, msgspec.json.format(msgspec.json.encode(list(known.values())), indent=2))
+        os.fsync(directory)
+    except OSError as error:
+        raise StartError(f"The tokens in {path} cannot be written ({error.strerror}).", EXIT_USAGE) from error
+    finally:
+        os.close(directory)
+
+
 def _write(path: Path, content: bytes) -> None:
-    """All of the file or nothing, for its owner only."""
+    """All of the file or nothing, for its owner only, who stays the same."""
     new = path.with_name(path.name + ".new")
     descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         os.fchmod(descriptor, 0o600)
+        if path.exists():
+            before = path.stat()
+            os.fchown(descriptor, before.st_uid, before.st_gid)
         file.write(content + b"\n")
         file.flush()
         os.fsync(descriptor)

@@ -7,6 +7,7 @@ import gc
 import logging
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from tq import __version__, lifecycle, tokens
 from tq.broker import Broker
 from tq.errors import EXIT_DAMAGED, EXIT_DATA, EXIT_STORAGE_FAILED, EXIT_USAGE, StartError, StorageDamaged
 from tq.logs import StderrHandler
-from tq.settings import Settings
+from tq.settings import LIST, Settings
 from tq.store import Store
+from tq.web import tls
 from tq.web.server import Application, Server
 
 log = logging.getLogger("tq.cli")
@@ -33,19 +35,28 @@ def _setting_options(command: Any) -> Any:
     for field in reversed(msgspec.structs.fields(Settings)):
         info = msgspec.inspect.type_info(field.type)
         assert isinstance(info, msgspec.inspect.Metadata)
+        is_list = info.extra == LIST
         command = click.option(
             "--" + field.name.replace("_", "-"),
             envvar="TQ_" + field.name.upper(),
             show_envvar=True,
             type=_TYPES[type(info.type)],
-            default=field.default,
+            is_flag=isinstance(info.type, msgspec.inspect.BoolType),
+            multiple=is_list,
+            callback=_joined if is_list else None,
+            default=None if is_list else field.default,
             show_default=True,
             help=(info.extra_json_schema or {})["description"],
         )(command)
     return command
 
 
+def _joined(_context: click.Context, _option: click.Parameter, values: tuple[str, ...]) -> str:
+    return ",".join(values)
+
+
 _TYPES = {
+    msgspec.inspect.BoolType: click.BOOL,
     msgspec.inspect.StrType: click.STRING,
     msgspec.inspect.IntType: click.INT,
     msgspec.inspect.FloatType: click.FLOAT,
@@ -88,11 +99,12 @@ async def _serve(settings: Settings) -> int:
     except StorageDamaged as damage:
         store.close()
         raise StartError(damage.detail, EXIT_DATA) from damage
-    server = Server(Application(broker, settings), settings)
-    if settings.tokens:
-        server.use_tokens(tokens.load(Path(settings.tokens)))
-        loop.add_signal_handler(signal.SIGHUP, _reload, server, settings)
     try:
+        server = Server(Application(broker, settings), settings, tls.load(settings))
+        if settings.tokens:
+            server.use_tokens(tokens.load(Path(settings.tokens)))
+        if settings.tokens or settings.tls_cert:
+            loop.add_signal_handler(signal.SIGHUP, _reload, server, broker, settings)
         urls = await server.listen()
         click.echo(f"tq {__version__} listens on {' and '.join(urls)}, data in {settings.data_dir}")
         await _first(stop, broker.failed)
@@ -106,27 +118,37 @@ async def _serve(settings: Settings) -> int:
     return EXIT_DAMAGED if isinstance(broker.failure, StorageDamaged) else EXIT_STORAGE_FAILED
 
 
-def _reload(server: Server, settings: Settings) -> None:
-    """Read the file of tokens again; when it cannot be read, those that are known stay."""
-    try:
-        server.use_tokens(tokens.load(Path(settings.tokens)))
-    except StartError as error:
-        log.error("%s The tokens stay as they were.", error)
-    else:
-        log.warning("the tokens were read again")
+def _reload(server: Server, broker: Broker, settings: Settings) -> None:
+    """Read the files of tokens and of TLS again; what cannot be read stays as it was."""
+    if settings.tokens:
+        try:
+            server.use_tokens(tokens.load(Path(settings.tokens)))
+        except StartError as error:
+            log.error("%s The tokens stay as they were.", error)
+        else:
+            broker.end_waiting()  # for who waits may have no right to any more
+            log.warning("the tokens were read again")
+    if settings.tls_cert:
+        try:
+            server.use_tls(tls.load(settings))
+        except StartError as error:
+            log.error("%s The certificate stays as it was.", error)
+        else:
+            log.warning("the certificate was read again")
 
 
 def open_store(settings: Settings) -> Store:
     """The engine that `data_dir` asks for. Raises StartError."""
+    apply = partial(lifecycle.apply, max_queues=settings.max_queues)
     if settings.data_dir == "memory:":
         from tq.store.memory import MemoryStore
 
-        return MemoryStore(lifecycle.apply)
+        return MemoryStore(apply)
     from tq.store.lmdb import LmdbStore
 
     return LmdbStore(
         Path(settings.data_dir),
-        lifecycle.apply,
+        apply,
         max_spaces=lifecycle.MAX_SPACES,
         reserve_bytes=settings.reserve_bytes,
         max_store_bytes=settings.max_store_bytes or None,

@@ -38,9 +38,12 @@ from tq.store import Tx
 MAX_SPACES = model.MAX_QUEUES + queues.MAX_GARBAGE + 16  # the 16: those that queues share
 
 
-def apply(tx: Tx, commands: Sequence[model.Command], now_ms: int) -> list[Any]:
-    """Run the commands in order. Each gives its result or the TqError it was refused with."""
-    group = Group(tx, now_ms)
+def apply(tx: Tx, commands: Sequence[model.Command], now_ms: int, *, max_queues: int = model.MAX_QUEUES) -> list[Any]:
+    """Run the commands in order. Each gives its result or the TqError it was refused with.
+
+    `max_queues` may be another one at another start: a queue that is there stays.
+    """
+    group = Group(tx, now_ms, max_queues)
     results: list[Any] = []
     for command in commands:
         try:

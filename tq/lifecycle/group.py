@@ -11,7 +11,7 @@ from tq import codec, keys
 from tq.codec import CorruptRecord, QueueRecord
 from tq.errors import InvalidQueueName, QueueDamaged, QueueNotFound
 from tq.keys import DueKind
-from tq.model import ANY_QUEUE_NAME, QUEUE_NAME, Clock, QueueSettings
+from tq.model import ANY_QUEUE_NAME, MAX_QUEUES, QUEUE_NAME, Clock, QueueSettings
 from tq.store import Space, Tx
 
 _QUEUE_NAME = re.compile(QUEUE_NAME)
@@ -110,8 +110,9 @@ class Group:
     `received_bytes`: of those that were handed out.
     """
 
-    def __init__(self, tx: Tx, now_ms: int) -> None:
+    def __init__(self, tx: Tx, now_ms: int, max_queues: int = MAX_QUEUES) -> None:
         self.tx = tx
+        self.max_queues = max_queues
         self.now_ms = now_ms
         self.chunks = tx.space(keys.CHUNKS)
         self.due = tx.space(keys.DUE)

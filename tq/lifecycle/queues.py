@@ -69,8 +69,9 @@ def bring_back(group: Group, command: model.CreateQueue) -> None:
 
 
 def _add(group: Group, name: str, settings: model.QueueSettings, needs_target: bool = True) -> Queue:
-    if group.tx.space(keys.QUEUES).count() >= model.MAX_QUEUES:
-        raise TooManyQueues(f"The server holds {model.MAX_QUEUES:,} queues, as many as it may.")
+    limit = min(group.max_queues, model.MAX_QUEUES)
+    if group.tx.space(keys.QUEUES).count() >= limit:
+        raise TooManyQueues(f"The server holds {limit:,} queues, as many as it may.")
     _check_dead_letter(group, name, settings, needs_target)
     if settings.fifo != name.endswith(".fifo"):
         raise InvalidRequest("The name of a FIFO queue, and of no other, ends with '.fifo' - at `$.fifo`.")

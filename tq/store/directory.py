@@ -23,6 +23,7 @@ says decides:
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import struct
 from contextlib import suppress
@@ -36,6 +37,10 @@ DATA_FILE = "data.mdb"
 LOCK_FILE = "lock.mdb"
 
 EXTENT_BYTES = 1 << 20  # written ahead of the data at a time: a millisecond of a disk's time
+
+_FILES = ("FORMAT", DATA_FILE, LOCK_FILE, "server.lock", "reserve")
+
+log = logging.getLogger("tq.store")
 
 _META_PAGE = struct.Struct("<QHHHH IIQQ IHHQQQQQ IHHQQQQQ QQ")  # mdb.c: MDB_page, MDB_meta
 _META_FLAG = 0x08
@@ -53,7 +58,7 @@ class DataDirectory:
         self._ahead_bytes = 0  # how long it was then
         try:
             _make(path)
-            self._lock = os.open(path / "server.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._lock = _open_private(path / "server.lock", os.O_RDWR)
         except OSError as error:
             raise StartError(
                 f"The data directory {path} cannot be used ({error.strerror}); choose another with --data-dir.",
@@ -69,10 +74,26 @@ class DataDirectory:
                 EXIT_DATA,
             ) from error
 
+        self._shut_out_others()
+
     def close(self) -> None:
         if self._data >= 0:
             os.close(self._data)
         os.close(self._lock)
+
+    def _shut_out_others(self) -> None:
+        """Let the owner alone read the files, which earlier versions did not see to; the directory is the user's."""
+        if self.path.stat().st_mode & 0o077:
+            log.warning("others than its owner may enter the data directory %s; say: chmod 700 %s", *[self.path] * 2)
+        for name in _FILES:
+            path = self.path / name
+            try:
+                if path.stat().st_mode & 0o077:
+                    path.chmod(0o600)
+            except FileNotFoundError:
+                pass  # it is still to be made
+            except OSError as error:
+                log.warning("others than its owner may read %s (%s)", path, error.strerror)
 
     def is_new(self) -> bool:
         """Judge what is there by the table above. Raises StartError where it must not be touched."""
@@ -163,7 +184,7 @@ class DataDirectory:
         path = self.path / "reserve"
         try:
             if not path.exists() or path.stat().st_size < size:
-                with path.open("ab") as file:
+                with os.fdopen(_open_private(path, os.O_WRONLY), "wb") as file:
                     os.posix_fallocate(file.fileno(), 0, size)
         except OSError:
             with suppress(OSError):
@@ -193,7 +214,7 @@ class DataDirectory:
 
     def _write_format(self, text: str) -> None:
         temporary = self.path / "FORMAT.new"
-        with temporary.open("w", encoding="utf-8") as file:
+        with os.fdopen(_open_private(temporary, os.O_WRONLY | os.O_TRUNC), "w", encoding="utf-8") as file:
             file.write(text + "\n")
             file.flush()
             os.fsync(file.fileno())
@@ -221,6 +242,11 @@ class DirectoryToRead(DataDirectory):
 
     def _refuse(self, why: str) -> StartError:
         return StartError(f"The directory {self.path} {why}.", EXIT_DATA)
+
+
+def _open_private(path: Path, flags: int) -> int:
+    """A descriptor of a file that is made when it is absent, for its owner only."""
+    return os.open(path, flags | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 
 def sync_directory(path: Path) -> None:

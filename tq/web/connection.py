@@ -122,7 +122,7 @@ class Connection(asyncio.Protocol):
             self._pump()
 
     def eof_received(self) -> bool:
-        """Whether to keep the other side open."""
+        """Whether to keep the other side open, which asyncio cannot do with TLS."""
         self._is_ended = True
         for stream in self._running:
             delegate = stream.delegate
@@ -130,7 +130,8 @@ class Connection(asyncio.Protocol):
                 self.abandon()
                 return False
         self._set_reading()
-        return bool(self._running or self._parsed or self._next or self._unfed) and not self._is_lingering
+        is_in_hand = bool(self._running or self._parsed or self._next or self._unfed)
+        return is_in_hand and not self._is_lingering and self.protocol == "http"
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._lose()

@@ -26,6 +26,13 @@ T = TypeVar("T")
 JSON = "application/json"
 ANY = "*/*"
 PROBLEM = "application/problem+json"  # RFC 9457
+# Of what a browser could show as a page of this server's, made by whoever has sent it: it runs no script, loads
+# nothing, and is saved rather than shown. Pages of others do not get it as a script or a picture of theirs either.
+NO_PAGE = (
+    ("Content-Security-Policy", "default-src 'none'; sandbox; frame-ancestors 'none'"),
+    ("Content-Disposition", "attachment"),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+)
 REMEMBERED_QUERIES = 1_000  # query strings; consumers send the same few again and again
 MAX_REMEMBERED_LENGTH = 200  # characters of one
 
@@ -155,6 +162,16 @@ class Problem(Struct, frozen=True):
     detail: str
 
 
+def problem(error: TqError, headers: tuple[tuple[str, str], ...] = ()) -> Response:
+    """An error as RFC 9457 says it, with the machine's `code`."""
+    if error.retry_after_s is not None:
+        headers = (*headers, ("Retry-After", str(error.retry_after_s)))
+    if error.status == http.HTTPStatus.UNAUTHORIZED:
+        headers = (*headers, ("WWW-Authenticate", "Bearer"))
+    body = Problem("about:blank", error.title, error.status, error.code, error.detail)
+    return Response(error.status, msgspec.json.encode(body), PROBLEM, headers)
+
+
 Steps = Generator[Command | Query, Any, Response]
 """What takes several commands: it yields each, is sent its result or thrown its TqError, and returns the response."""
 
@@ -176,7 +193,8 @@ class Route(Struct, frozen=True):
     """One row of the route table. A segment of `path` in braces is a variable.
 
     `body` is the shape of a JSON body; `bodies` are those, by media type, that `ask` reads by itself. `errors` are
-    those of its own: what any request, any command or any query may meet is added by `web.openapi`.
+    those of its own: what any request, any command or any query may meet is added by `web.openapi`. `refuse` is how it
+    says what is wrong before `ask` was called.
     """
 
     method: str
@@ -191,6 +209,7 @@ class Route(Struct, frozen=True):
     headers: Mapping[str, Any] = {}
     errors: tuple[type[TqError], ...] = ()
     is_open: bool = False  # asks for no token: for all, or it checks signatures by itself
+    refuse: Callable[[Request, TqError], Response] = lambda _, error: problem(error)
 
     @property
     def reads_body(self) -> bool:
@@ -209,16 +228,6 @@ class Route(Struct, frozen=True):
 
 def json_response(status: int, value: Any, headers: tuple[tuple[str, str], ...] = ()) -> Response:
     return Response(status, msgspec.json.encode(value), JSON, headers)
-
-
-def problem(error: TqError, headers: tuple[tuple[str, str], ...] = ()) -> Response:
-    """An error as RFC 9457 says it, with the machine's `code`."""
-    if error.retry_after_s is not None:
-        headers = (*headers, ("Retry-After", str(error.retry_after_s)))
-    if error.status == http.HTTPStatus.UNAUTHORIZED:
-        headers = (*headers, ("WWW-Authenticate", "Bearer"))
-    body = Problem("about:blank", error.title, error.status, error.code, error.detail)
-    return Response(error.status, msgspec.json.encode(body), PROBLEM, headers)
 
 
 def decode(decoder: Callable[[bytes], T], body: bytes, place: str = "$") -> T:

@@ -22,7 +22,7 @@ from msgspec.structs import replace
 from tq import model
 from tq.errors import InvalidRequest
 from tq.model import Draft, Message
-from tq.web.exchange import ANY, JSON, Answer, NoParameters, Request, Response, decode
+from tq.web.exchange import ANY, JSON, NO_PAGE, Answer, NoParameters, Request, Response, decode
 from tq.web.shapes import (
     MAX_BATCH,
     MAX_KEY_LENGTH,
@@ -381,8 +381,7 @@ def _headers(message: Message, queue: str | None = None) -> tuple[tuple[str, str
     for name, value in metadata(message, queue).items():
         text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
         headers.append((_header_name(name), quote(text, safe=_HEADER_SAFE)))
-    headers.append(("Content-Security-Policy", "sandbox"))  # a page must not act as one of this server's
-    return tuple(headers)
+    return (*headers, *NO_PAGE)
 
 
 def _header_name(field: str) -> str:

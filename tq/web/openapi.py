@@ -15,9 +15,11 @@ from msgspec import Meta, Struct, UnsetType
 
 from tq import __version__
 from tq.errors import (
+    CrossSiteRequest,
     Forbidden,
     HeadersTooLarge,
     HostMissing,
+    HostNotAllowed,
     InternalError,
     InvalidRequest,
     MessageTooLarge,
@@ -46,13 +48,14 @@ unasked.
 _ANY_REQUEST = (
     InvalidRequest,
     HostMissing,
+    HostNotAllowed,
     RequestTimeout,
     MessageTooLarge,
     UnsupportedMediaType,
     HeadersTooLarge,
     InternalError,
 )
-_ANY_COMMAND = (Overloaded, StorageFailed, StorageDamaged, StorageFull)
+_ANY_COMMAND = (CrossSiteRequest, Overloaded, StorageFailed, StorageDamaged, StorageFull)
 _ANY_QUERY = (StorageFailed, StorageDamaged)
 
 _Wait = Annotated[int, Meta(ge=0, description="Seconds after which trying again may help.")]

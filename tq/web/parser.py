@@ -89,6 +89,11 @@ class Head:
         self.call: Any = None
         self.is_known = False
 
+    @property
+    def path(self) -> str:
+        """What may be logged of the target: in a query string there may be a signature."""
+        return self.target.partition("?")[0]
+
 
 class KnownHeads:
     """Heads that were parsed before, by their bytes: most clients send the same few again and again."""

@@ -24,6 +24,7 @@ class Resource:
 
     def __init__(self) -> None:
         self._routes: dict[str, Route] = {}
+        self._looking: set[str] = set()  # methods
         self.variables: list[str] = []
         self.allow = "OPTIONS"
 
@@ -31,9 +32,16 @@ class Resource:
         self._routes[route.method] = route
         self.variables = [segment[1:-1] for segment in route.path.split("/") if segment.startswith("{")]
         asks_for = get_type_hints(route.ask)["return"]
-        if route.method == "GET" and isinstance(asks_for, type) and not issubclass(asks_for, Command):
-            self._routes["HEAD"] = route
+        if isinstance(asks_for, type) and not issubclass(asks_for, Command):
+            self._looking.add(route.method)
+            if route.method == "GET":
+                self._looking.add("HEAD")
+                self._routes["HEAD"] = route
         self.allow = ", ".join(sorted({*self._routes, "OPTIONS"}))
+
+    def is_change(self, method: str) -> bool:
+        """Whether the method may do more than look."""
+        return method not in self._looking
 
     def route(self, method: str) -> Route:
         """Raises MethodNotAllowed."""

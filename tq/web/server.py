@@ -13,6 +13,7 @@ import socket
 import ssl
 import time
 from functools import lru_cache
+from ipaddress import ip_address
 from types import GeneratorType
 from typing import Any, cast
 
@@ -20,17 +21,19 @@ from tornado import httputil, netutil
 
 from tq import __version__
 from tq.broker import Broker, Look, Ticket
-from tq.errors import EXIT_ADDRESS, InternalError, InvalidRequest, MethodNotAllowed, StartError, TqError
+from tq.errors import EXIT_ADDRESS, EXIT_USAGE, InternalError, InvalidRequest, MethodNotAllowed, StartError, TqError
 from tq.model import Command, Query, Receive, Received, Send, Settle
 from tq.settings import Settings
 from tq.tokens import Token, Tokens
 from tq.web import ROUTES
-from tq.web.connection import Connection
+from tq.web.browsers import Browsers
+from tq.web.connection import MAX_REFUSED, Connection
 from tq.web.exchange import Request, Response, Route, Steps, problem
 from tq.web.parser import Head, KnownHeads
 from tq.web.router import MAX_REMEMBERED_LENGTH, Resource, Router
 from tq.web.sqs import Endpoint
 from tq.web.stream import Stream, WholeRequest
+from tq.web.tls import Handshakes
 from tq.web.traffic import Limits, Traffic
 
 REMEMBERED_TARGETS = 1_000  # most requests have a few, whatever their headers
@@ -51,6 +54,8 @@ class Application(httputil.HTTPServerConnectionDelegate):
         self.broker = broker
         self.settings = settings
         self._sqs = Endpoint(settings)
+        self._browsers = Browsers(settings)
+        self._has_cors = self._browsers.has_cors
         self.router = Router((*ROUTES, *self._sqs.routes()))
         self._known = lru_cache(maxsize=REMEMBERED_TARGETS)(self._find)
         self.use_tokens(None)
@@ -68,15 +73,20 @@ class Application(httputil.HTTPServerConnectionDelegate):
     def call(self, head: Head) -> _Call:
         """What a head asks for. Raises the TqErrors of its route."""
         find = self._known if len(head.target) <= MAX_REMEMBERED_LENGTH else self._find
-        path, query, resource, variables = find(head.target)
+        authority, path, query, resource, variables = find(head.target)
         if head.method == "OPTIONS":
+            self._browsers.check(head.headers, authority, is_change=False)
             return _Call(response=Response(204, headers=(("Allow", resource.allow),)))
         try:
             route = resource.route(head.method)
         except MethodNotAllowed as error:
             return _Call(response=problem(error, (("Allow", resource.allow),)))
-        token = self._tokens.bearer(head.headers.get("authorization")) if self._tokens and not route.is_open else None
         request = Request(head.method, path, query, head.headers, variables, b"")
+        try:
+            self._browsers.check(head.headers, authority, is_change=resource.is_change(head.method))
+        except TqError as error:
+            return _Call(response=route.refuse(request, error))
+        token = self._tokens.bearer(head.headers.get("authorization")) if self._tokens and not route.is_open else None
         if route.query:
             request.asked = request.query_as(route.query)
         if route.reads_body:
@@ -89,12 +99,12 @@ class Application(httputil.HTTPServerConnectionDelegate):
             token.check(asked)
         return _Call(route, request, asked)
 
-    def _find(self, target: str) -> tuple[str, str, Resource, dict[str, str]]:
-        """Path, query string, and what is at the path. Raises NotFound, InvalidRequest."""
-        path, query = _split_target(target)
-        return path, query, *self.router.find(path)
+    def _find(self, target: str) -> tuple[str, str, str, Resource, dict[str, str]]:
+        """Authority, path, query string, and what is at the path. Raises NotFound, InvalidRequest."""
+        authority, path, query = _split_target(target)
+        return authority, path, query, *self.router.find(path)
 
-    def head(self, response: Response) -> bytes:
+    def head(self, response: Response, asked: Head | None = None) -> bytes:
         """Status line and headers; what all answers of a kind have is made once a second."""
         second = int(time.time())
         if second != self._second:
@@ -105,6 +115,8 @@ class Application(httputil.HTTPServerConnectionDelegate):
         if response.headers:
             for name, value in response.headers:
                 head += f"{name}: {value}\r\n".encode("latin-1")
+        if self._has_cors and asked:
+            head += self._browsers.cors(asked)
         return head
 
     def _make_head(self, status: int, content_type: str | None) -> bytes:
@@ -166,7 +178,7 @@ class _Exchange(WholeRequest):
         except TqError as error:
             self._response = problem(error)
         except Exception:
-            log.exception("%s %s failed", head.method, head.target)
+            log.exception("%s %s failed", head.method, head.path)
             self._response = problem(InternalError())
 
     def _read(self, head: Head, body: bytes) -> None:
@@ -262,18 +274,22 @@ class _Exchange(WholeRequest):
 
     def _respond(self, response: Response) -> None:
         body = None if response.status in BODILESS else response.body
-        self._stream.respond(self._application.head(response), body)
+        self._stream.respond(self._application.head(response, self._stream.head), body)
 
 
-def _split_target(target: str) -> tuple[str, str]:
-    """Path and query of a request target, which may be in absolute form (RFC 9112, 3.2). Raises InvalidRequest."""
+def _split_target(target: str) -> tuple[str, str, str]:
+    """Authority, path and query of a request target. Raises InvalidRequest.
+
+    It has an authority only in absolute form (RFC 9112, 3.2).
+    """
+    authority = ""
     if not target.startswith("/"):
-        origin = re.match(r"https?://[^/?]*(?=[/?]|$)", target)
+        origin = re.match(r"https?://([^/?]+)(?=[/?]|$)", target)
         if not origin:
             raise InvalidRequest("The request target is neither a path nor an http URL.")
-        target = target[origin.end() :]
+        authority, target = origin[1], target[origin.end() :]
     path, _, query = target.partition("?")
-    return path, query
+    return authority, path, query
 
 
 class Server:
@@ -282,8 +298,7 @@ class Server:
     def __init__(self, application: Application, settings: Settings, tls: ssl.SSLContext | None = None) -> None:
         self._application = application
         self._settings = settings
-        self._tls = tls
-        limits = Limits(
+        self._limits = Limits(
             max_connections=min(settings.max_connections, max(1, _open_files() - SPARE_FILES)),
             max_connections_per_address=settings.max_connections_per_address,
             max_transit_bytes=settings.max_transit_bytes,
@@ -293,27 +308,44 @@ class Server:
             body_seconds=settings.body_seconds,
             idle_seconds=settings.idle_seconds,
         )
-        self._traffic: Traffic[Connection] = Traffic(limits)
+        self._traffic: Traffic[Connection] = Traffic(self._limits)
         self._connections = self._traffic.members
         self._unchecked: list[Connection] = []
         self._known = KnownHeads()
         self._servers: list[asyncio.Server] = []
+        self._handshakes = Handshakes(self.accept, self._has_room, settings.header_seconds)
+        self.use_tls(tls)
 
     def use_tokens(self, tokens: Tokens | None) -> None:
         """Ask for these tokens from now on, whatever was answered before."""
         self._known.forget()
         self._application.use_tokens(tokens)
 
+    def use_tls(self, context: ssl.SSLContext | None) -> None:
+        """Speak TLS by this context on connections that are made from now on; to be there, or not, from the start."""
+        self._handshakes.context = context
+
     async def listen(self) -> list[str]:
         """Begin to accept connections; returns the base URLs. Raises StartError."""
-        return await self.listen_on(_bind(self._settings.host, self._settings.port))
+        sockets = _bind(self._settings.host, self._settings.port)
+        if not (self._settings.tokens or self._settings.allow_anonymous):
+            _check_that_they_are_of_this_machine(sockets, self._settings.host)
+        return await self.listen_on(sockets)
 
     async def listen_on(self, sockets: list[socket.socket]) -> list[str]:
         loop = asyncio.get_running_loop()
+        has_tls = self._handshakes.context is not None
         for one in sockets:
-            self._servers.append(await loop.create_server(self.accept, sock=one, backlog=BACKLOG, ssl=self._tls))
+            if has_tls:
+                self._handshakes.listen(one)
+            else:
+                self._servers.append(await loop.create_server(self.accept, sock=one, backlog=BACKLOG))
         self._check()
-        return [_url(one, self._tls) for one in sockets]
+        return [_url(one, has_tls) for one in sockets]
+
+    def _has_room(self) -> bool:
+        """For one more connection, if only to be told that there are too many."""
+        return len(self._connections) + len(self._handshakes) < self._limits.max_connections + MAX_REFUSED
 
     def accept(self) -> Connection:
         """One more connection, which its transport is still to be told to."""
@@ -334,6 +366,7 @@ class Server:
         """Accept no more, finish what is in hand, for `shutdown_seconds` at the most, then close every connection."""
         for server in self._servers:
             server.close()
+        self._handshakes.close()
         for connection in self._connections:
             connection.drain()
         self._application.broker.stop_waiting()
@@ -378,7 +411,21 @@ def _why_not(host: str, port: int, error: OSError) -> str:
     return f"Cannot listen on {host} port {port} ({error.strerror}); choose another with --host."
 
 
-def _url(listening: socket.socket, tls: ssl.SSLContext | None) -> str:
+def _check_that_they_are_of_this_machine(sockets: list[socket.socket], host: str) -> None:
+    """Closes them and raises StartError when others can reach one."""
+    for one in sockets:
+        address = one.getsockname()[0]
+        if not ip_address(address).is_loopback:
+            for each in sockets:
+                each.close()
+            raise StartError(
+                f"With --host {host!r} everybody who can reach {address} could do everything; ask for tokens with "
+                "--tokens FILE, or say --allow-anonymous if that is meant.",
+                EXIT_USAGE,
+            )
+
+
+def _url(listening: socket.socket, has_tls: bool) -> str:
     host, port = listening.getsockname()[:2]
-    scheme = "https" if tls else "http"
+    scheme = "https" if has_tls else "http"
     return f"{scheme}://[{host}]:{port}" if listening.family == socket.AF_INET6 else f"{scheme}://{host}:{port}"

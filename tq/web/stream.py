@@ -170,7 +170,7 @@ class Stream(httputil.HTTPConnection):
         except httputil.HTTPInputError as error:
             self._connection.fail(self, InvalidRequest(f"{error}."))
         except Exception:
-            log.exception("%s %s failed", head.method, head.target)
+            log.exception("%s %s failed", head.method, head.path)
             self._connection.fail(self, InternalError())
 
     def lost(self) -> None:

@@ -22,7 +22,7 @@ import msgspec
 from tq.errors import InternalError, TqError
 from tq.settings import Settings
 from tq.tokens import Token, Tokens
-from tq.web.exchange import ANY, Answer, Request, Response, Route, Steps, decode
+from tq.web.exchange import ANY, NO_PAGE, Answer, Request, Response, Route, Steps, decode
 from tq.web.sqs import messages, moves, query, queues, shapes
 from tq.web.sqs.call import Call, Operation, Output, Recent
 from tq.web.sqs.errors import MODELED, MODELED_KINDS, UNMODELED, WRONG_VALUES, SqsError, from_tq
@@ -72,27 +72,29 @@ class Endpoint:
 
     def __init__(self, settings: Settings) -> None:
         self._account = settings.sqs_account
+        self._scheme = settings.scheme
         self._purged = Recent(settings.sqs_purge_seconds)
         self._deleted = Recent(settings.sqs_recreate_seconds)
         self.tokens: Tokens | None = None
 
     def routes(self) -> tuple[Route, ...]:
         answers = {200: Answer({ANY: bytes})}
+        about: dict[str, Any] = {"query": None, "bodies": {ANY: bytes}, "answers": answers, "is_open": True}
         return tuple(
-            Route(method, path, self.ask, _rendered, query=None, bodies={ANY: bytes}, answers=answers, is_open=True)
+            Route(method, path, self.ask, _rendered, refuse=_refused, **about)
             for method in ("POST", "GET")
             for path in ("/", "/{account}/{queue}")
         )
 
     def ask(self, request: Request) -> Steps:
         """Run the operation that a request names, and answer in its protocol."""
-        protocol = _Json(request) if "x-amz-target" in request.headers else _Query(request)
+        protocol = _protocol_of(request)
         try:
             if len(request.body) > MAX_BODY_BYTES:
                 message = f"A request has at most {MAX_BODY_BYTES} bytes."
                 raise SqsError("RequestEntityTooLarge", message, status=413)
             begin, wanted = protocol.read()
-            call = Call(request, protocol.credential, self._account, self._purged, self._deleted)
+            call = Call(request, protocol.credential, self._account, self._scheme, self._purged, self._deleted)
             try:
                 output = yield from self._permitted(request, begin(call, wanted))
             except SqsError as error:
@@ -173,6 +175,14 @@ class _Protocol:
         return (("x-amzn-RequestId", self._request_id),)
 
 
+def _protocol_of(request: Request) -> _Protocol:
+    return _Json(request) if "x-amz-target" in request.headers else _Query(request)
+
+
+def _refused(request: Request, error: TqError) -> Response:
+    return _protocol_of(request).error(from_tq(error))
+
+
 class _Json(_Protocol):
     """AWS JSON 1.0: the operation in a header, its input as the body."""
 
@@ -248,4 +258,4 @@ class _Query(_Protocol):
         return self._request.headers.get("accept", "").partition(";")[0].strip() == "application/json"
 
     def _response(self, status: int, body: bytes, content_type: str) -> Response:
-        return Response(status, body, content_type, self._headers())
+        return Response(status, body, content_type, (*self._headers(), *(NO_PAGE if content_type == XML else ())))

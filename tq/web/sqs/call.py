@@ -52,17 +52,27 @@ class Recent:
 
 
 class Call:
-    """One request. `account` is the server's, `credential` gives what says who has signed it and for which region."""
+    """One request. `account` and `scheme` are the server's.
 
-    __slots__ = ("_credential", "_request", "_scope", "account", "deleted", "purged")
+    `credential` gives what says who has signed it and for which region.
+    """
+
+    __slots__ = ("_credential", "_request", "_scheme", "_scope", "account", "deleted", "purged")
 
     def __init__(
-        self, request: Request, credential: Callable[[], str], account: str, purged: Recent, deleted: Recent
+        self,
+        request: Request,
+        credential: Callable[[], str],
+        account: str,
+        scheme: str,
+        purged: Recent,
+        deleted: Recent,
     ) -> None:
         self._request = request
         self._credential = credential
         self._scope: Scope | None = None
         self.account = account
+        self._scheme = scheme
         self.purged = purged
         self.deleted = deleted
 
@@ -88,7 +98,7 @@ class Call:
     def url(self, queue: str) -> str:
         """The URL of a queue, at the host that the client has used."""
         headers = self._request.headers
-        scheme = "https" if headers.get("x-forwarded-proto") == "https" else "http"
+        scheme = "https" if headers.get("x-forwarded-proto") == "https" else self._scheme
         return f"{scheme}://{headers.get('host', 'localhost')}/{self.account}/{queue}"
 
 

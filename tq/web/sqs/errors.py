@@ -133,7 +133,7 @@ def from_tq(error: TqError) -> SqsError:
             "The queue should either have ContentBasedDeduplication enabled or MessageDeduplicationId provided "
             "explicitly"
         )
-    if isinstance(error, errors.Forbidden):
+    if isinstance(error, errors.Forbidden | errors.HostNotAllowed | errors.CrossSiteRequest):
         return SqsError("AccessDenied", error.detail, "AccessDeniedException", 403)
     if isinstance(error, errors.InvalidRequest):
         return invalid_parameter(without_place(error))
