@@ -113,7 +113,8 @@ def _end(run: Any) -> None:
     run(3_162, model.StartMove("purged", "homeless"), model.MoveSome("purged", "homeless", 9))  # it fails
     for at_ms in (3_170, 3_190, 3_210):  # the last one makes it a dead letter, which stays
         run(at_ms, Receive(("sqs",), 1, visibility_ms=10))
-    run(3_230, model.SetClock(0), model.Probe())
+    run(3_230, model.SetClock(0, model.Boot("another machine", NOW_MS)), model.Probe())
+    run(3_240, model.Load("of another store", 0, 1, ()))
 
 
 def _spoil(tx: Any, space: str, number: int) -> None:
