@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
@@ -34,7 +35,6 @@ from tq.model import (
 from tq.store.directory import DataDirectory
 from tq.store.lmdb import LmdbStore
 
-MAX_LOAD_S = 0.8  # about as long as a load takes here, so that kills come at all moments of it
 AHEAD_MS = 3_600_000
 GONE_AGAIN = {"id"}  # of a message: a load gives new ones
 
@@ -256,12 +256,15 @@ def test_a_load_that_finds_the_disk_full_goes_on_later(tmp_path: Path, monkeypat
 def test_kills_neither_lose_nor_double_what_is_loaded(tmp_path: Path, kills: int) -> None:
     fill(tmp_path / "data", 1_000 * kills, 100)
     well("dump", "--data-dir", tmp_path / "data", "--output", tmp_path / "dump")
+    arguments: list[str | Path] = ["load", "--data-dir", tmp_path / "new", tmp_path / "dump"]
+    moments_s = [time.perf_counter()]
+    for _ in range(2):  # one that loads all, and one that finds it loaded
+        well("load", "--data-dir", tmp_path / "whole", tmp_path / "dump")
+        moments_s.append(time.perf_counter())
+    whole_s, start_s = moments_s[1] - moments_s[0], moments_s[2] - moments_s[1]
+    share_s = (whole_s - start_s) / kills
     chance = Random(7)
-    cut_off = 0
-    for _ in range(kills):
-        arguments: list[str | Path] = ["load", "--data-dir", tmp_path / "new", tmp_path / "dump"]
-        cut_off += killed(arguments, chance.uniform(0.3, MAX_LOAD_S))
-    assert cut_off
+    assert sum(killed(arguments, start_s * 0.8 + chance.uniform(0, 2 * share_s)) for _ in range(kills)) > 0
     well("load", "--data-dir", tmp_path / "new", tmp_path / "dump")
     assert comparable(well("dump", "--data-dir", tmp_path / "new")) == comparable((tmp_path / "dump").read_text())
     assert findings(tmp_path / "new") == []
