@@ -14,6 +14,7 @@ says decides:
     FORMAT        data.mdb      what it means
     missing       missing       a new directory: make it
     "… creating"  any           making it was cut off before anything was stored: make it again
+    "… restoring" any           refuse: a restore was cut off; for a restore it is a new directory
     current       sound         open it
     current       missing, cut  refuse: data was lost
     missing       there         refuse: not made by tq, or FORMAT was lost
@@ -33,6 +34,7 @@ from tq.errors import EXIT_DATA, StartError
 
 FORMAT = "tq 1"
 CREATING = "tq 1 creating"
+RESTORING = "tq 1 restoring"
 DATA_FILE = "data.mdb"
 LOCK_FILE = "lock.mdb"
 
@@ -95,12 +97,14 @@ class DataDirectory:
             except OSError as error:
                 log.warning("others than its owner may read %s (%s)", path, error.strerror)
 
-    def is_new(self) -> bool:
+    def is_new(self, *, for_restore: bool = False) -> bool:
         """Judge what is there by the table above. Raises StartError where it must not be touched."""
         found = self._read_format()
         has_data = (self.path / DATA_FILE).exists()
-        if found == CREATING or (found is None and not has_data):
+        if found == CREATING or (found is None and not has_data) or (found == RESTORING and for_restore):
             return True
+        if found == RESTORING:
+            raise self._refuse("was being restored when that was cut off; say tq restore again")
         if found is None:
             raise self._refuse("holds a data.mdb but no FORMAT file, so it is not known to be tq's")
         if found != FORMAT:
@@ -112,10 +116,10 @@ class DataDirectory:
             raise self._refuse("has lost its data.mdb; restore it from a backup")
         return False
 
-    def begin_creation(self) -> None:
+    def begin_creation(self, state: str = CREATING) -> None:
         for name in (DATA_FILE, LOCK_FILE):
             (self.path / name).unlink(missing_ok=True)
-        self._write_format(CREATING)
+        self._write_format(state)
 
     def end_creation(self) -> None:
         """Say that the directory is complete, once all in it and its own name are durable."""

@@ -1,6 +1,6 @@
 """Whole copies of a data directory: backed up, restored, and compacted.
 
-Each is filled as a directory that is still being made (`creating`, see `store.directory`), synced, and only then gets
+Each is filled as a directory that is still being made (see `store.directory`), synced, and only then gets
 its name: whatever ends the process, there is the old state or the new one, and what is half done is begun anew by the
 next run.
 """
@@ -15,7 +15,15 @@ from pathlib import Path
 
 from tq.errors import EXIT_DATA, StartError
 from tq.store import Tx
-from tq.store.directory import DATA_FILE, LOCK_FILE, DataDirectory, DirectoryToRead, sync_directory
+from tq.store.directory import (
+    CREATING,
+    DATA_FILE,
+    LOCK_FILE,
+    RESTORING,
+    DataDirectory,
+    DirectoryToRead,
+    sync_directory,
+)
 from tq.store.lmdb.snapshot import Snapshot, Tell
 
 _MIB = 1 << 20
@@ -49,12 +57,12 @@ def restore(snapshot: Snapshot, path: Path, tell: Tell) -> None:
     """Copy a backup to where there is no data. Raises StartError."""
     directory = DataDirectory(path)
     try:
-        if not directory.is_new():
+        if not directory.is_new(for_restore=True):
             raise StartError(
                 f"The data directory {path} holds data, which is never overwritten: move it away first.", EXIT_DATA
             )
         try:
-            with _filled(directory, snapshot.bytes):
+            with _filled(directory, snapshot.bytes, RESTORING):
                 snapshot.copy_to(path / DATA_FILE, tell)
         except BaseException:
             _clear(path)
@@ -103,7 +111,7 @@ def _counts(tx: Tx) -> dict[str, int]:
 
 
 @contextmanager
-def _filled(directory: DataDirectory, size: int) -> Iterator[None]:
+def _filled(directory: DataDirectory, size: int, state: str = CREATING) -> Iterator[None]:
     """Complete a directory around what fills it. Raises StartError when the disk is too small or fails."""
     free = directory.disk_free_bytes()
     if free < size:
@@ -112,7 +120,7 @@ def _filled(directory: DataDirectory, size: int) -> Iterator[None]:
             EXIT_DATA,
         )
     try:
-        directory.begin_creation()
+        directory.begin_creation(state)
         yield
         directory.end_creation()
     except OSError as error:
