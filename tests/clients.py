@@ -122,7 +122,7 @@ class Client(threading.Thread, ABC):
             connection.request(request.method, request.path, request.body, {"Content-Type": request.media_type})
             response = connection.getresponse()
             body = response.read()
-            if response.status != 204 and "Content-Length" not in response.headers:
+            if response.status != 204 and not response.headers.get("Content-Length"):  # the last of them
                 raise http.client.IncompleteRead(body)  # http.client takes headers that were cut off for all of them
             status = response.status
         except (OSError, http.client.HTTPException):

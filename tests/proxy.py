@@ -92,8 +92,10 @@ class Proxy:
         """Wait for the ending, or until both ways have come to theirs, and bring it about."""
         waiting = asyncio.ensure_future(ended.wait())
         done = asyncio.gather(*ways, return_exceptions=True)
-        await asyncio.wait([waiting, done], return_when=asyncio.FIRST_COMPLETED)
-        waiting.cancel()
+        try:
+            await asyncio.wait([waiting, done], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            waiting.cancel()
         if ended.is_set() and plan.ending == "half":
             writers[1].write_eof()  # the server is told that the client has no more to say
             await ways[1]

@@ -92,6 +92,7 @@ class World:
         if not self._left:
             self._begin()
         self._left -= 1
+        records.clear()  # of others
         try:
             answer = self._loop.run_until_complete(self._say(pieces))
         finally:
