@@ -111,6 +111,7 @@ def test_help_names_every_setting_its_variable_and_default() -> None:
         (("--port", "70000"), "--port"),
         (("--max-body-bytes", "5"), "--max-body-bytes"),
         (("--reserve-bytes", "0"), "--reserve-bytes"),
+        (("--host", ""), "--host"),
         (("--shutdown-seconds", "nan"), "--shutdown-seconds"),
     ],
 )
@@ -149,9 +150,9 @@ def test_a_host_that_is_not_here_is_named(host: str) -> None:
 # --- who may connect -------------------------------------------------------------
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "", socket.gethostname()])
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", socket.gethostname()])
 def test_others_are_served_only_when_that_is_said(host: str) -> None:
-    if host and all(address[4][0].startswith("127.") for address in _resolved(host)):
+    if all(address[4][0].startswith("127.") for address in _resolved(host)):
         pytest.skip(f"{host} is a loopback address here")
     ran = run("--host", host, "--port", "0", "--data-dir", "memory:")
     assert_refused(ran, EXIT_USAGE, "--tokens", "--allow-anonymous")
@@ -373,3 +374,11 @@ def test_a_stop_waits_until_a_slow_reader_has_its_message(start: Callable[..., S
             reply += part
     assert content in reply
     assert server.process.wait(START_SECONDS) == 0
+
+
+def test_a_hangup_without_anything_to_read_again_stops_nobody(start: Callable[..., Server]) -> None:
+    server = start(data_dir="memory:")
+    server.process.send_signal(signal.SIGHUP)
+    assert server.request("GET", "/healthz").status == 200
+    assert server.stop() == 0
+    assert "there are no tokens and no certificate to read again" in server.errors()

@@ -27,7 +27,7 @@ from tq.codec import MessageRecord
 from tq.errors import StartError
 from tq.keys import DueKind
 from tq.model import CreateQueue, Draft, PurgeQueue, Receive, Send, Sweep
-from tq.store.directory import DATA_FILE, FORMAT, RESTORING, DataDirectory
+from tq.store.directory import COPYING, DATA_FILE, FORMAT, DataDirectory
 from tq.store.lmdb.copies import back_up, compact, restore
 from tq.store.lmdb.snapshot import Snapshot, Tell, untold
 
@@ -220,8 +220,8 @@ def test_a_kill_leaves_nothing_restored_or_all(filled: Path, tmp_path: Path) -> 
     for is_over in killed_at_each_step(run):
         state = (new / "FORMAT").read_text().strip() if (new / "FORMAT").exists() else None
         assert state == FORMAT or not is_over
-        if state == RESTORING:
-            with pytest.raises(StartError, match="say tq restore again"):
+        if state == COPYING:
+            with pytest.raises(StartError, match="run that again"):
                 open_store(new)
         elif state == FORMAT:
             assert contents(new) == before
@@ -246,7 +246,9 @@ def test_what_fails_half_way_leaves_nothing(filled: Path, tmp_path: Path, error:
         with pytest.raises(expected):
             restore(snapshot, tmp_path / "new", fail)
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["data", "new"]
-    assert list((tmp_path / "new").iterdir()) == []
+    assert sorted(entry.name for entry in (tmp_path / "new").iterdir()) == ["FORMAT", "server.lock"]
+    with pytest.raises(StartError, match="run that again"):
+        open_store(tmp_path / "new")
 
 
 def test_a_disk_that_is_too_small_is_left_alone(filled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -281,6 +283,20 @@ def test_a_full_disk_is_said(filled: Path, small_disk: Path) -> None:
     sentence = refused(4, "dump", "--data-dir", filled, "--output", small_disk / "dump")
     assert sentence == f"tq: {small_disk / 'dump.part'} cannot be written (No space left on device).\n"
     assert [path.name for path in small_disk.iterdir()] == ["dump.part"]
+
+
+def test_a_stdout_that_is_full_is_not_taken_for_the_data(filled: Path) -> None:
+    with Path("/dev/full").open("wb") as full:
+        ran = subprocess.run(
+            command("check", "--data-dir", filled), cwd=ROOT, stdout=full, stderr=subprocess.PIPE, check=False
+        )
+    assert (ran.returncode, ran.stderr) == (4, b"tq: stdout: No space left on device.\n")
+
+
+def test_there_is_no_directory_without_a_name() -> None:
+    for name in ("", "memory:"):
+        assert refused(2, "check", "--data-dir", name) == f"tq: There is no directory with --data-dir {name!r}.\n"
+    assert "is no directory" in refused(4, "check", "--data-dir", ROOT / "README.md")
 
 
 # --- check -------------------------------------------------------------
@@ -362,7 +378,7 @@ def test_a_terminal_sees_how_far_it_is(filled: Path) -> None:
                 shown += piece
         os.close(terminal)
         assert ran.stdout is not None
-        assert ran.stdout.read().startswith(b"sound: 1 queues, 2,000 messages; ")
+        assert ran.stdout.read().startswith(b"sound: 1 queue, 2,000 messages; ")
     for label in (b"pages", b"records"):
         assert re.search(label + rb" +\[#{36}\] +100%", shown)
     assert re.search(rb"pages +\[#+-+\] +[0-9]+%", shown)
@@ -375,7 +391,7 @@ def test_counters_are_checked_and_what_is_set_aside_is_told(filled: Path) -> Non
     store.close()
     said = well("check", "--data-dir", filled).splitlines()
     assert said[0] == "set aside: message 2 of q, which was found damaged"
-    assert said[1].startswith("sound: 1 queues, 1,998 messages; ")
+    assert said[1].startswith("sound: 1 queue, 1,998 messages; ")
     store = open_engine("lmdb", filled)
     record = codec.unpack_queue(dict(dump_queues(filled, store))[b"q"])
     record.in_flight += 1
@@ -416,8 +432,14 @@ def test_a_damaged_structure_keeps_the_records_from_being_read(filled: Path) -> 
 
 def test_a_file_that_was_cut_short(filled: Path, tmp_path: Path) -> None:
     """LMDB would be killed by the kernel for reading on."""
+    fill(tmp_path / "large", 20_000)
+    os.truncate(tmp_path / "large" / DATA_FILE, 3_000 * 4096)
+    ran = tq("check", "--data-dir", tmp_path / "large")
+    first, *_, last = ran.stdout.splitlines()
+    assert (ran.returncode, ran.stderr) == (1, "")
+    assert re.fullmatch(r"structure: the file ends [0-9,]+ pages early", first)
+    assert last.startswith("more than 201 findings; ")
     os.truncate(filled / DATA_FILE, 100 * 4096)
-    assert tq("check", "--data-dir", filled).returncode == 1
     assert "was cut short" in refused(4, "dump", "--data-dir", filled)
     assert "was cut short" in refused(4, "compact", "--data-dir", filled)
     os.truncate(filled / DATA_FILE, 100)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -246,7 +247,7 @@ def test_a_load_that_finds_the_disk_full_goes_on_later(tmp_path: Path, monkeypat
         patch.setattr(LmdbStore, "commit", fill_up)
         patch.setattr("tq.store.lmdb.DISK_CHECK_S", 0)
         sentence = refused(4, "load", "--data-dir", new, file)
-    assert sentence == "tq: The disk is full; lines up to 1,002 were loaded, and loading goes on behind them.\n"
+    assert sentence == "tq: The disk is full; lines up to 1,002 were loaded: load again to go on behind them.\n"
     monkeypatch.undo()
     assert well("load", "--data-dir", new, file).startswith("1,500 messages behind 1,002 lines")
     assert findings(new) == []
@@ -268,6 +269,36 @@ def test_kills_neither_lose_nor_double_what_is_loaded(tmp_path: Path, kills: int
     well("load", "--data-dir", tmp_path / "new", tmp_path / "dump")
     assert comparable(well("dump", "--data-dir", tmp_path / "new")) == comparable((tmp_path / "dump").read_text())
     assert findings(tmp_path / "new") == []
+
+
+def test_an_output_that_is_no_file_of_its_own(tmp_path: Path) -> None:
+    """A pipe and a device are written to, a link leads to the file that is replaced, and - is stdout."""
+    path = fill(tmp_path / "data", 10, 100)
+    lines = comparable(well("dump", "--data-dir", path))
+    assert comparable(well("dump", "--data-dir", path, "--output", "-")) == lines
+    pipe, link, file = tmp_path / "pipe", tmp_path / "link", tmp_path / "file"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE, text=True) as reader:
+        well("dump", "--data-dir", path, "--output", pipe)
+        assert comparable(reader.communicate()[0]) == lines
+    assert pipe.is_fifo()
+    assert refused(4, "dump", "--data-dir", path, "--output", "/dev/full").endswith("No space left on device.\n")
+    assert Path("/dev/full").is_char_device()
+    file.write_text("old")
+    link.symlink_to(file)
+    said = well("dump", "--data-dir", path, "--output", link)
+    assert re.fullmatch(re.escape(f"{link}: ") + r"0\.0 MiB, [0-9.]+ s\n", said)
+    assert link.is_symlink()
+    assert comparable(file.read_text()) == lines
+    assert tq("dump", "--data-dir", path, "--output", pipe, "--resume").returncode == 2
+
+
+def test_a_queue_that_is_not_there_is_not_left_out_without_a_word(tmp_path: Path) -> None:
+    path, output = fill(tmp_path / "data", 1), tmp_path / "dump"
+    for name in ("nosuch", "no*"):
+        said = refused(2, "dump", "--data-dir", path, "q", name, "--output", output)
+        assert said == f"tq: There is no queue {name!r}.\n"
+    assert not output.exists()
 
 
 def test_a_dump_goes_on_where_it_was_cut_off(tmp_path: Path) -> None:

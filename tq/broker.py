@@ -479,7 +479,9 @@ class Broker:
         self._clock_timer = self._loop.call_later(CLOCK_CHECK_S, self._check_clock)
 
     def _set_clock(self) -> None:
-        log.warning("the wall clock has jumped: timers run %d ms ahead of it", self._clock.offset_ms)
+        log.warning(
+            "the wall clock has jumped: timers keep real time, now %+.1f s ahead of it", self._clock.offset_ms / 1000
+        )
         self._store_clock()
 
     def _store_clock(self) -> None:

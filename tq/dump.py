@@ -111,26 +111,30 @@ def lines(tx: Tx, patterns: Sequence[str], report: Callable[[str], None]) -> Ite
     group = Group(tx, 0)
     queues: list[Queue] = []
     messages = 0
-    for key, value in tx.space(keys.QUEUES).scan():
-        name = key.decode()
-        if any(fnmatchcase(name, pattern) for pattern in patterns or ("*",)):
-            try:
-                queues.append(Queue(name, codec.unpack_queue(value), tx))
-            except CorruptRecord as error:
-                report(f"queue {name}: {error}")
-                continue
-            try:
-                notes = group.notes(name)
-            except QueueDamaged as error:
-                notes = {}
-                report(str(error).rstrip("."))
-            yield QueueLine(name, queues[-1].record.settings, notes)
+    for name, value in matching(tx, patterns or ("*",)):
+        try:
+            queues.append(Queue(name, codec.unpack_queue(value), tx))
+        except CorruptRecord as error:
+            report(f"queue {name}: {error}")
+            continue
+        try:
+            notes = group.notes(name)
+        except QueueDamaged as error:
+            notes = {}
+            report(str(error).rstrip("."))
+        yield QueueLine(name, queues[-1].record.settings, notes)
     for queue in queues:
         for line in _messages(group, queue, report):
             messages += 1
             yield line
         yield from _ids(group, queue, report)
     yield End(len(queues), messages)
+
+
+def matching(tx: Tx, patterns: Sequence[str]) -> list[tuple[str, bytes]]:
+    """Names and records of the queues whose names match one of the patterns."""
+    found = [(key.decode(errors="replace"), value) for key, value in tx.space(keys.QUEUES).scan()]
+    return [(name, value) for name, value in found if any(fnmatchcase(name, pattern) for pattern in patterns)]
 
 
 def _messages(group: Group, queue: Queue, report: Callable[[str], None]) -> Iterator[MessageLine]:

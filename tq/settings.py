@@ -19,7 +19,7 @@ LIST = {"is_list": True}  # of a setting whose flag may be given several times
 class Settings(Struct, frozen=True):
     host: Annotated[
         str,
-        Meta(description="Address to listen on. 'localhost' is 127.0.0.1 and ::1 both."),
+        Meta(min_length=1, description="Address to listen on. 'localhost' is 127.0.0.1 and ::1 both."),
     ] = "localhost"
     port: Annotated[
         int,
@@ -28,7 +28,8 @@ class Settings(Struct, frozen=True):
     data_dir: Annotated[
         str,
         Meta(
-            description="Directory of the messages, made when absent. 'memory:' keeps them in memory only, for tests."
+            min_length=1,
+            description="Directory of the messages, made when absent. 'memory:' keeps them in memory only, for tests.",
         ),
     ] = "/workdir/data"
     max_body_bytes: Annotated[

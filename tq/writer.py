@@ -184,8 +184,8 @@ class Writer(Generic[E]):
             return results, ended_s - began_s
         except Exception as error:
             # Whatever it was, the state of the store is unknown now, and the promise is not to guess.
-            log.exception("the storage failed")
             known = error if isinstance(error, StorageFailed) else StorageFailed(str(error))
+            log.error("the storage failed: %s", known, exc_info=None if known is error else error)
             self.failure = known
             return [known] * len(commands), 0
 

@@ -6,6 +6,7 @@ Findings and figures go to stdout; progress is shown on a terminal only, on stde
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import time
@@ -28,6 +29,7 @@ from tq.store.lmdb.snapshot import Snapshot, Tell, untold
 EXIT_INTERRUPTED = 130  # as a shell has it of what SIGINT ended
 TOLD_RECORDS = 1_000  # read between two looks of the progress bar
 
+MORE = "(further errors suppressed)"  # is what `lmdb.verify` ends with when there are too many
 BAR_UPDATES = 200  # each is written to the terminal
 
 _MIB = 1 << 20
@@ -47,8 +49,8 @@ def on_data(command: Callable[..., None]) -> Callable[..., None]:
     @wraps(command)
     def run(data_dir: str, **arguments: Any) -> None:
         try:
-            if data_dir == "memory:":
-                raise StartError("There is no directory with --data-dir memory:.", EXIT_USAGE)
+            if data_dir in ("", "memory:"):
+                raise StartError(f"There is no directory with --data-dir {data_dir!r}.", EXIT_USAGE)
             command(data_dir=Path(data_dir), **arguments)
         except StartError as error:
             click.echo(f"tq: {error}", err=True)
@@ -61,7 +63,9 @@ def on_data(command: Callable[..., None]) -> Callable[..., None]:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(EXIT_INTERRUPTED)
         except OSError as error:
-            click.echo(f"tq: {error.filename or data_dir}: {error.strerror or error}.", err=True)
+            is_full = error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+            place = "stdout" if is_full else error.filename or data_dir  # all other writing says where it was
+            click.echo(f"tq: {place}: {error.strerror or error}.", err=True)
             sys.exit(EXIT_DATA)
 
     return run
@@ -83,42 +87,55 @@ def progress(label: str, length: int) -> Iterator[Tell]:
 @click.argument("directory", type=click.Path(path_type=Path))
 @on_data
 def backup(data_dir: Path, directory: Path) -> None:
-    """Copy the data to DIRECTORY, which must not exist yet; a server may go on meanwhile."""
+    """Copy the data to a new directory.
+
+    DIRECTORY must not exist yet. A server may go on meanwhile.
+    """
     began_s = time.monotonic()
     with Snapshot(data_dir, lifecycle.MAX_SPACES) as snapshot:
         with progress("backup", snapshot.bytes) as tell:
             back_up(snapshot, directory, tell)
-        click.echo(f"{directory}: {_size(snapshot.bytes)}, {time.monotonic() - began_s:.1f} s")
+        click.echo(f"{directory}: {mebibytes(snapshot.bytes)}, {time.monotonic() - began_s:.1f} s")
 
 
 @click.command("restore")
 @click.argument("backup", type=click.Path(path_type=Path))
 @on_data
 def restore_backup(data_dir: Path, backup: Path) -> None:
-    """Verify BACKUP and copy it to the data directory, which must hold no data."""
+    """Make a data directory of a backup.
+
+    BACKUP is verified first, and the data directory must hold no data.
+    """
     began_s = time.monotonic()
     with Snapshot(backup, lifecycle.MAX_SPACES) as snapshot:
         findings = _findings(snapshot)
         for finding in findings:
             click.echo(finding)
         if findings:
-            raise StartError(f"The backup {backup} is damaged, and nothing was restored.", EXIT_DATA)
+            raise StartError(
+                f"The backup {backup} is damaged, and nothing was restored; "
+                f"`tq dump --data-dir {backup}` writes what can be read, for `tq load`.",
+                EXIT_DATA,
+            )
         with progress("restore", snapshot.bytes) as tell:
             restore(snapshot, data_dir, tell)
-        click.echo(f"{data_dir}: {_size(snapshot.bytes)}, {time.monotonic() - began_s:.1f} s")
+        click.echo(f"{data_dir}: {mebibytes(snapshot.bytes)}, {time.monotonic() - began_s:.1f} s")
 
 
 @click.command()
 @on_data
 def check(data_dir: Path) -> None:
-    """Verify every page, and every record against every other; a server may go on meanwhile."""
+    """Verify all data.
+
+    That is every page, and every record against every other. A server may go on meanwhile.
+    """
     began_s = time.monotonic()
     with Snapshot(data_dir, lifecycle.MAX_SPACES) as snapshot:
         findings = _findings(snapshot)
         for finding in findings:
             click.echo(finding)
-        verdict = f"{len(findings)} findings" if findings else _contents(snapshot.tx())
-        click.echo(f"{verdict}; {_size(snapshot.bytes)}, {time.monotonic() - began_s:.1f} s")
+        verdict = _number(findings) if findings else _contents(snapshot.tx())
+        click.echo(f"{verdict}; {mebibytes(snapshot.bytes)}, {time.monotonic() - began_s:.1f} s")
     if findings:
         sys.exit(EXIT_FINDINGS)
 
@@ -126,9 +143,12 @@ def check(data_dir: Path) -> None:
 @click.command("compact")
 @on_data
 def compact_data(data_dir: Path) -> None:
-    """Give free pages back to the disk; no server may run."""
+    """Give free pages back to the disk.
+
+    No server may run.
+    """
     before, after = compact(data_dir, lifecycle.MAX_SPACES)
-    click.echo(f"{data_dir}: {_size(before)} before, {_size(after)} after")
+    click.echo(f"{data_dir}: {mebibytes(before)} before, {mebibytes(after)} after")
 
 
 def _findings(snapshot: Snapshot) -> list[str]:
@@ -136,7 +156,7 @@ def _findings(snapshot: Snapshot) -> list[str]:
     with progress("pages", snapshot.bytes) as tell:
         findings = snapshot.structure(tell)
     if findings:
-        return [f"structure: {finding}" for finding in findings]
+        return [f"structure: {finding}" for finding in (*snapshot.missing(), *findings)]
     tx = snapshot.tx()
     with progress("records", sum(tx.space(name).count() for name in tx.spaces())) as tell:
         return audit(_ToldTx(tx, tell))
@@ -153,10 +173,21 @@ def _contents(tx: Tx) -> str:
         name = tx.space(keys.NAMES).get(key[:4])
         if name:
             click.echo(f"set aside: message {keys.sequence_of(key[4:])} of {name.decode()}, which was found damaged")
-    return f"sound: {queues:,} queues, {messages:,} messages"
+    return f"sound: {_counted(queues, 'queue')}, {_counted(messages, 'message')}"
 
 
-def _size(size: int) -> str:
+def _number(findings: list[str]) -> str:
+    """The last may say that there are more."""
+    if findings[-1].endswith(MORE):
+        return f"more than {len(findings) - 1:,} findings"
+    return _counted(len(findings), "finding")
+
+
+def _counted(number: int, name: str) -> str:
+    return f"{number:,} {name}{'s' * (number != 1)}"
+
+
+def mebibytes(size: int) -> str:
     return f"{size / _MIB:,.1f} MiB"
 
 

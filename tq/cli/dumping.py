@@ -7,7 +7,7 @@ import stat
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from itertools import islice
 from pathlib import Path
 from secrets import token_hex
@@ -19,10 +19,10 @@ from msgspec.structs import replace
 
 from tq import __version__, lifecycle, model
 from tq import dump as format_
-from tq.cli.data import on_data, progress
+from tq.cli.data import mebibytes, on_data, progress
 from tq.clock import TimerClock
 from tq.dump import End, Head, IdLine, Line, MessageLine, Part, QueueLine
-from tq.errors import EXIT_DATA, EXIT_FINDINGS, EXIT_STORAGE_FAILED, StartError, StorageFailed, StorageFull
+from tq.errors import EXIT_DATA, EXIT_FINDINGS, EXIT_STORAGE_FAILED, EXIT_USAGE, StartError, StorageFailed, StorageFull
 from tq.settings import Settings
 from tq.store.directory import sync_directory
 from tq.store.lmdb import LmdbStore
@@ -38,24 +38,37 @@ TOLD_LINES = 1_000  # written between two looks of the progress bar
 
 @click.command()
 @click.argument("queues", nargs=-1)
-@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="File to write; else stdout.")
+@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="File to write; - or none is stdout.")
 @click.option("--resume", is_flag=True, help="Go on with an --output that was interrupted, if the data is the same.")
 @on_data
 def dump(data_dir: Path, queues: tuple[str, ...], output: Path | None, resume: bool) -> None:
-    """Write the queues whose names match a pattern, or all, as lines of JSON; a server may go on meanwhile."""
-    if resume and output is None:
-        raise click.UsageError("--resume needs --output.")
+    """Write queues as lines of JSON.
+
+    Those whose names match one of the patterns QUEUES, or all. A server may go on meanwhile.
+    """
+    output = None if str(output) == "-" else output
+    is_file = output is not None and (output.is_file() or not output.exists())
+    if resume and not is_file:
+        raise click.UsageError("--resume needs an --output that is a file.")
+    began_s = time.monotonic()
     damaged: list[str] = []
     with Snapshot(data_dir, lifecycle.MAX_SPACES) as snapshot:
         head = Head(1, __version__, token_hex(16), snapshot.number, queues)
         tx = snapshot.tx()
+        for pattern in queues:
+            if not format_.matching(tx, (pattern,)):
+                raise StartError(f"There is no queue {pattern!r}.", EXIT_USAGE)
         lines = format_.lines(tx, queues, damaged.append)
-        with progress("dump", sum(tx.space(name).count() for name in tx.spaces())) as tell:
-            if output is None:
-                _write(sys.stdout.buffer, [head], tell)
-                _write(sys.stdout.buffer, lines, tell)
+        is_seen = output is None and sys.stdout.isatty()  # then a bar would be in the midst of it
+        with progress("dump", 0 if is_seen else sum(tx.space(name).count() for name in tx.spaces())) as tell:
+            if output is not None and is_file:
+                _write_file(Path(os.path.realpath(output)), head, lines, tell, resume)
             else:
-                _write_file(output, head, lines, tell, resume)
+                with output.open("wb") if output else nullcontext(sys.stdout.buffer) as file:
+                    _write(file, [head], tell)
+                    _write(file, lines, tell)
+    if is_file and output is not None:
+        click.echo(f"{output}: {mebibytes(output.stat().st_size)}, {time.monotonic() - began_s:.1f} s")
     for sentence in damaged:
         click.echo(f"tq: Left out, because it is damaged: {sentence}.", err=True)
     if damaged:
@@ -100,7 +113,9 @@ def _whole_lines(part: Path, head: Head) -> int:
             if not line.endswith(b"\n"):
                 break
             if count == 0 and not _is_same(line, head):
-                raise StartError(f"{part} is of another state of the data; dump anew without --resume.", EXIT_DATA)
+                raise StartError(
+                    f"{part} is of another dump or another state of the data; dump anew without --resume.", EXIT_DATA
+                )
             count += 1
             size += len(line)
         file.truncate(size)
@@ -131,7 +146,10 @@ class Batch(Struct):
 @click.argument("file", type=click.File("rb"))
 @on_data
 def load(data_dir: Path, file: BinaryIO) -> None:
-    """Add the dump FILE, or stdin for -, to the data; no server may run. Goes on where it was interrupted."""
+    """Add a dump to the data.
+
+    FILE is a dump, or - for stdin. No server may run. A load that was interrupted goes on where it was.
+    """
     began_s = time.monotonic()
     head = _read_head(file)
     store = LmdbStore(
@@ -230,7 +248,7 @@ def _commit(store: LmdbStore, clock: TimerClock, command: model.Load, numbers: l
         raise _bad_line(numbers[result.index], str(result.error))
     if isinstance(result, StorageFull):
         raise StartError(
-            f"The disk is full; lines up to {command.after:,} were loaded, and loading goes on behind them.", EXIT_DATA
+            f"The disk is full; lines up to {command.after:,} were loaded: load again to go on behind them.", EXIT_DATA
         )
     if isinstance(result, Exception):
         raise result

@@ -103,8 +103,7 @@ async def _serve(settings: Settings) -> int:
         server = Server(Application(broker, settings), settings, tls.load(settings))
         if settings.tokens:
             server.use_tokens(tokens.load(Path(settings.tokens)))
-        if settings.tokens or settings.tls_cert:
-            loop.add_signal_handler(signal.SIGHUP, _reload, server, broker, settings)
+        loop.add_signal_handler(signal.SIGHUP, _reload, server, broker, settings)
         urls = await server.listen()
         click.echo(f"tq {__version__} listens on {' and '.join(urls)}, data in {settings.data_dir}")
         await _first(stop, broker.failed)
@@ -135,6 +134,8 @@ def _reload(server: Server, broker: Broker, settings: Settings) -> None:
             log.error("%s The certificate stays as it was.", error)
         else:
             log.warning("the certificate was read again")
+    if not (settings.tokens or settings.tls_cert):
+        log.warning("SIGHUP: there are no tokens and no certificate to read again")
 
 
 def open_store(settings: Settings) -> Store:

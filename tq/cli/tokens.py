@@ -19,7 +19,9 @@ def token() -> None:
 
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
-_in_file = click.option("--tokens", "file", envvar="TQ_TOKENS", required=True, type=_FILE, help="The file of tokens.")
+_in_file = click.option(
+    "--tokens", "file", envvar="TQ_TOKENS", show_envvar=True, required=True, type=_FILE, help="The file of tokens."
+)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ says decides:
     FORMAT        data.mdb      what it means
     missing       missing       a new directory: make it
     "… creating"  any           making it was cut off before anything was stored: make it again
-    "… restoring" any           refuse: a restore was cut off; for a restore it is a new directory
+    "… copying"   any           refuse: a restore or backup was cut off; for another one it is a new directory
     current       sound         open it
     current       missing, cut  refuse: data was lost
     missing       there         refuse: not made by tq, or FORMAT was lost
@@ -34,7 +34,7 @@ from tq.errors import EXIT_DATA, StartError
 
 FORMAT = "tq 1"
 CREATING = "tq 1 creating"
-RESTORING = "tq 1 restoring"
+COPYING = "tq 1 copying"
 DATA_FILE = "data.mdb"
 LOCK_FILE = "lock.mdb"
 
@@ -71,8 +71,8 @@ class DataDirectory:
         except BlockingIOError as error:
             os.close(self._lock)
             raise StartError(
-                f"The data directory {path} is held by another tq server; "
-                f"stop that one or choose another directory with --data-dir.",
+                f"The data directory {path} is held by another tq server or command; "
+                f"let that end first, or choose another directory with --data-dir.",
                 EXIT_DATA,
             ) from error
 
@@ -86,7 +86,7 @@ class DataDirectory:
     def _shut_out_others(self) -> None:
         """Let the owner alone read the files, which earlier versions did not see to; the directory is the user's."""
         if self.path.stat().st_mode & 0o077:
-            log.warning("others than its owner may enter the data directory %s; say: chmod 700 %s", *[self.path] * 2)
+            log.warning("Others than the owner may enter the data directory %s; say: chmod 700 %s", *[self.path] * 2)
         for name in _FILES:
             path = self.path / name
             try:
@@ -95,23 +95,25 @@ class DataDirectory:
             except FileNotFoundError:
                 pass  # it is still to be made
             except OSError as error:
-                log.warning("others than its owner may read %s (%s)", path, error.strerror)
+                log.warning("Others than the owner may read %s (%s)", path, error.strerror)
 
-    def is_new(self, *, for_restore: bool = False) -> bool:
+    def is_new(self, *, for_copy: bool = False) -> bool:
         """Judge what is there by the table above. Raises StartError where it must not be touched."""
         found = self._read_format()
         has_data = (self.path / DATA_FILE).exists()
-        if found == CREATING or (found is None and not has_data) or (found == RESTORING and for_restore):
+        if found == CREATING or (found is None and not has_data) or (found == COPYING and for_copy):
             return True
-        if found == RESTORING:
-            raise self._refuse("was being restored when that was cut off; say tq restore again")
+        if found == COPYING:
+            raise self._refuse("is what a restore or a backup that was cut off has left; run that again")
         if found is None:
-            raise self._refuse("holds a data.mdb but no FORMAT file, so it is not known to be tq's")
+            raise self._refuse("holds a data.mdb but no FORMAT file, so it is not known to be tq's: move it away")
         if found != FORMAT:
             number = found.removeprefix("tq ")
             is_newer = number.isdecimal() and int(number) > int(FORMAT.removeprefix("tq "))
             made = "was made by a newer version of tq: it " if is_newer else ""
-            raise self._refuse(f"{made}has the format {found!r}, and this version of tq reads {FORMAT!r}")
+            raise self._refuse(
+                f"{made}has the format {found!r}, and this version of tq reads {FORMAT!r}: use the one that made it"
+            )
         if not has_data:
             raise self._refuse("has lost its data.mdb; restore it from a backup")
         return False
@@ -236,7 +238,7 @@ class DirectoryToRead(DataDirectory):
         """Judge the directory. Raises StartError where there is nothing to read."""
         self.path = path
         if not path.is_dir():
-            raise self._refuse("does not exist")
+            raise self._refuse("is no directory" if path.exists() else "does not exist")
         if self.is_new():
             raise self._refuse("holds no data of tq's")
         self.missing_pages()

@@ -122,4 +122,4 @@ class Handshakes:
                 ssl_shutdown_timeout=self._seconds,
             )
         except OSError as error:  # among which are timeouts, and what TLS has to say
-            log.info("a TLS handshake with %s failed: %s", peer, error)
+            log.warning("a TLS handshake with %s failed: %s", peer, error)

@@ -16,10 +16,9 @@ from pathlib import Path
 from tq.errors import EXIT_DATA, StartError
 from tq.store import Tx
 from tq.store.directory import (
-    CREATING,
+    COPYING,
     DATA_FILE,
     LOCK_FILE,
-    RESTORING,
     DataDirectory,
     DirectoryToRead,
     sync_directory,
@@ -57,15 +56,15 @@ def restore(snapshot: Snapshot, path: Path, tell: Tell) -> None:
     """Copy a backup to where there is no data. Raises StartError."""
     directory = DataDirectory(path)
     try:
-        if not directory.is_new(for_restore=True):
+        if not directory.is_new(for_copy=True):
             raise StartError(
                 f"The data directory {path} holds data, which is never overwritten: move it away first.", EXIT_DATA
             )
         try:
-            with _filled(directory, snapshot.bytes, RESTORING):
+            with _filled(directory, snapshot.bytes):
                 snapshot.copy_to(path / DATA_FILE, tell)
-        except BaseException:
-            _clear(path)
+        except BaseException:  # no server is to start there as if nothing had been wanted: FORMAT stays
+            (path / DATA_FILE).unlink(missing_ok=True)
             raise
     finally:
         directory.close()
@@ -111,16 +110,14 @@ def _counts(tx: Tx) -> dict[str, int]:
 
 
 @contextmanager
-def _filled(directory: DataDirectory, size: int, state: str = CREATING) -> Iterator[None]:
+def _filled(directory: DataDirectory, size: int) -> Iterator[None]:
     """Complete a directory around what fills it. Raises StartError when the disk is too small or fails."""
-    free = directory.disk_free_bytes()
-    if free < size:
-        raise StartError(
-            f"{directory.path.parent} has {free // _MIB:,} MiB of free disk and {-(-size // _MIB):,} MiB are needed.",
-            EXIT_DATA,
-        )
     try:
-        directory.begin_creation(state)
+        directory.begin_creation(COPYING)
+        free = directory.disk_free_bytes()
+        if free < size:
+            has, needed = f"{free // _MIB:,} MiB of free disk", f"{-(-size // _MIB):,} MiB"
+            raise StartError(f"{directory.path.parent} has {has} and {needed} are needed.", EXIT_DATA)
         yield
         directory.end_creation()
     except OSError as error:

@@ -50,7 +50,13 @@ class Snapshot:
             raise self._unreadable(error) from error
         try:
             self._env = lmdb.open(
-                str(path), map_size=MAP_BYTES, max_dbs=max_spaces, readonly=True, lock=not is_alone, create=False
+                str(path),
+                map_size=MAP_BYTES,
+                max_dbs=max_spaces,
+                readonly=True,
+                lock=not is_alone,
+                create=False,
+                mode=0o600,
             )
             try:
                 self._pin()
@@ -88,6 +94,11 @@ class Snapshot:
         except verify.VerifyError as error:
             return [str(error)]
 
+    def missing(self) -> list[str]:
+        """That the file ends too early, if it does."""
+        pages = (self.bytes - os.fstat(self._file).st_size) // self.page_bytes
+        return [f"the file ends {pages:,} pages early"] if pages > 0 else []
+
     def tx(self) -> LmdbTx:
         """The spaces. Raises StartError where reading them would kill the process."""
         if self._tx is None:
@@ -122,7 +133,9 @@ class Snapshot:
             try:
                 self._env.copyfd(file.fileno(), compact=True)
             except lmdb.Error as error:
-                raise OSError(error.code or 0, str(error)) from error
+                if error.code and error.code > 0:  # of the system; LMDB's own are negative
+                    raise OSError(error.code, str(error)) from error
+                raise self._unreadable(error) from error
             os.fsync(file.fileno())
 
     def __enter__(self) -> Snapshot:
