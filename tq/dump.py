@@ -11,6 +11,7 @@ The same snapshot gives the same lines, but for the identity. Times are the wall
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from heapq import merge
@@ -25,12 +26,15 @@ from tq.codec import CorruptRecord
 from tq.errors import QueueDamaged
 from tq.lifecycle.group import Group, Queue
 from tq.lifecycle.looking import show
-from tq.lifecycle.places import key_in, locate, read, space_of
+from tq.lifecycle.places import key_in, locate, read, space_of, unpack
 from tq.store import Tx
 
 FORMAT = 1
 
-_Ms = Annotated[int, Meta(ge=0, le=(1 << 53) - 1)]
+MAX_MS = (1 << 53) - 1  # what every JSON parser takes for a whole number
+
+_NAME = re.compile(model.ANY_QUEUE_NAME)
+_Ms = Annotated[int, Meta(ge=0, le=MAX_MS)]
 _Id = Annotated[str, Meta(min_length=1)]
 _Count = Annotated[int, Meta(ge=0, le=(1 << 31) - 1)]
 
@@ -112,19 +116,23 @@ def lines(tx: Tx, patterns: Sequence[str], report: Callable[[str], None]) -> Ite
     queues: list[Queue] = []
     messages = 0
     for key, value in tx.space(keys.QUEUES).scan():
-        name = key.decode()
-        if any(fnmatchcase(name, pattern) for pattern in patterns or ("*",)):
-            try:
-                queues.append(Queue(name, codec.unpack_queue(value), tx))
-            except CorruptRecord as error:
-                report(f"queue {name}: {error}")
-                continue
-            try:
-                notes = group.notes(name)
-            except QueueDamaged as error:
-                notes = {}
-                report(str(error).rstrip("."))
-            yield QueueLine(name, queues[-1].record.settings, notes)
+        name = key.decode(errors="replace")
+        if not any(fnmatchcase(name, pattern) for pattern in patterns or ("*",)):
+            continue
+        if not _NAME.fullmatch(name):
+            report(f"a queue whose name is {key!r}")
+            continue
+        try:
+            queues.append(Queue(name, codec.unpack_queue(value), tx))
+        except CorruptRecord as error:
+            report(f"queue {name}: {error}")
+            continue
+        try:
+            notes = group.notes(name)
+        except QueueDamaged as error:
+            notes = {}
+            report(str(error).rstrip("."))
+        yield QueueLine(name, queues[-1].record.settings, notes)
     for queue in queues:
         for line in _messages(group, queue, report):
             messages += 1
@@ -137,7 +145,7 @@ def _messages(group: Group, queue: Queue, report: Callable[[str], None]) -> Iter
     states = [_in_state(group, queue, state) for state in model.STATES]
     for key, value, state in merge(*states, key=itemgetter(0)):
         try:
-            record = read(group, queue, key, codec.unpack_message(value))
+            record = read(group, queue, key, unpack(key, value))
         except CorruptRecord as error:
             report(f"queue {queue.name}: message {keys.sequence_of(key)}: {error}")
         else:
@@ -148,7 +156,7 @@ def _in_state(group: Group, queue: Queue, state: model.State) -> Iterator[tuple[
     prefix = key_in(queue, state, b"")
     stop = keys.after_prefix(prefix) if prefix else None
     for key, value in space_of(group, queue, state).scan(prefix, stop):
-        yield key[-8:], value, state
+        yield key[len(prefix) :], value, state
 
 
 def _line(group: Group, queue: Queue, key: bytes, message: model.Message) -> MessageLine:
@@ -200,21 +208,30 @@ def _known_until_ms(group: Group, queue: Queue, key: bytes, message: model.Messa
             scope = message.group if in_group else None
             value = group.tx.space(keys.DEDUP).get(keys.dedup_key(queue.id, message.dedup_id, scope))
             if value and value[:8] == key:
-                return codec.unpack_dedup(value)[1] - group.ahead_ms(), in_group
+                return _until_ms(group, value), in_group
     return 0, False
+
+
+def _until_ms(group: Group, value: bytes) -> int:
+    """When a deduplication id is forgotten, by the wall clock; 0 where its record is damaged."""
+    until_ms = codec.unpack_dedup(value)[1] - group.ahead_ms()
+    return until_ms if 0 <= until_ms <= MAX_MS else 0
 
 
 def _ids(group: Group, queue: Queue, report: Callable[[str], None]) -> Iterator[IdLine]:
     prefix = keys.queue_prefix(queue.id)
     for key, value in group.tx.space(keys.DEDUP).scan(prefix, keys.after_prefix(prefix)):
-        message, forget_at_ms = codec.unpack_dedup(value)
+        message, _ = codec.unpack_dedup(value)
         if locate(group, queue, message) is None:
             try:
                 dedup_id, in_group = keys.parse_dedup(key)
             except (ValueError, IndexError):
+                dedup_id, in_group = "", None
+            until_ms = _until_ms(group, value)
+            if dedup_id and until_ms:
+                yield IdLine(queue.name, dedup_id, until_ms, in_group)
+            else:
                 report(f"queue {queue.name}: the deduplication id {key[4:].hex()}")
-                continue
-            yield IdLine(queue.name, dedup_id, forget_at_ms - group.ahead_ms(), in_group)
 
 
 # --- in -------------------------------------------------------------
