@@ -31,7 +31,7 @@ from typing import Any
 from msgspec.structs import astuple, replace
 
 from tq import __version__, lifecycle, model
-from tq.clock import TimerClock, boot_id
+from tq.clock import TimerClock
 from tq.errors import InternalError, NotFound, Overloaded, StorageFailed, StorageFull, TqError
 from tq.settings import Settings
 from tq.store import Store
@@ -104,9 +104,7 @@ class Broker:
         self.failed = asyncio.Event()
         self.failure: StorageFailed | None = None
         stored = store.read(lambda tx: lifecycle.answer(tx, model.GetClock(), 0))
-        self._boot_id = boot_id()
-        boot = stored.boot if stored.boot and stored.boot.id == self._boot_id else None
-        self._clock = clock or TimerClock(stored.latest_ms, stored.offset_ms, began_ms=boot and boot.began_ms)
+        self._clock = clock or TimerClock.resumed(stored)
         self._writer: Writer[Ticket] = Writer(
             store,
             self._clock.now_ms,
@@ -483,9 +481,7 @@ class Broker:
         self._store_clock()
 
     def _store_clock(self) -> None:
-        boot = model.Boot(self._boot_id, self._clock.began_ms) if self._boot_id else None
-        command = model.SetClock(self._clock.offset_ms, boot)
-        self._try(Ticket(self, command, _report("storing the clock")), is_owed=True)
+        self._try(Ticket(self, self._clock.to_store(), _report("storing the clock")), is_owed=True)
 
 
 def _report(what: str) -> Done:
