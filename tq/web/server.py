@@ -343,9 +343,14 @@ class Server:
         self._check()
         return [_url(one, has_tls) for one in sockets]
 
-    def _has_room(self) -> bool:
+    def _has_room(self, address: str) -> bool:
         """For one more connection, if only to be told that there are too many."""
-        return len(self._connections) + len(self._handshakes) < self._limits.max_connections + MAX_REFUSED
+        limits, traffic, handshakes = self._limits, self._traffic, self._handshakes
+        of_address = traffic.by_address[address] + handshakes.by_address[address]
+        return (
+            len(traffic.members) + len(handshakes) < limits.max_connections + MAX_REFUSED
+            and of_address < limits.max_connections_per_address + MAX_REFUSED
+        )
 
     def accept(self) -> Connection:
         """One more connection, which its transport is still to be told to."""
