@@ -251,7 +251,7 @@ class _Audit:
                     yield f"{name}: {key.hex()} belongs to no queue"
         for space in self._tx.spaces():
             kind_name, _, number = space.partition("/")
-            if kind_name == "queue" and int(number) not in known:
+            if kind_name == "queue" and not (number.isdecimal() and int(number) in known):
                 yield f"{space} belongs to no queue"
 
 
@@ -262,7 +262,7 @@ def _is_given_out(key: bytes, record: QueueRecord, numbers: set[int]) -> bool:
     have, need not be remembered.
     """
     number = keys.sequence_of(key)
-    is_one = len(key) == 8 and key[0] <= keys.LOWEST_RANK and 1 <= number < record.next_sequence
+    is_one = keys.is_message_key(key) and 1 <= number < record.next_sequence
     is_new = number not in numbers
     if key[:1] != bytes([keys.LOWEST_RANK]):
         numbers.add(number)

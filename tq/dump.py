@@ -143,13 +143,17 @@ def lines(tx: Tx, patterns: Sequence[str], report: Callable[[str], None]) -> Ite
 
 def _messages(group: Group, queue: Queue, report: Callable[[str], None]) -> Iterator[MessageLine]:
     states = [_in_state(group, queue, state) for state in model.STATES]
+    missing = queue.total() + queue.missing()
     for key, value, state in merge(*states, key=itemgetter(0)):
+        missing -= 1
         try:
             record = read(group, queue, key, unpack(key, value))
         except CorruptRecord as error:
             report(f"queue {queue.name}: message {keys.sequence_of(key)}: {error}")
         else:
             yield _line(group, queue, key, show(group, queue, key, record, state))
+    if missing > 0:
+        report(f"queue {queue.name}: {missing:,} messages are not found")
 
 
 def _in_state(group: Group, queue: Queue, state: model.State) -> Iterator[tuple[bytes, bytes, model.State]]:

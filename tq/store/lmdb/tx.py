@@ -74,7 +74,10 @@ class LmdbTx:
         """
         main = self._env.stat()
         pages: int = main["branch_pages"] + main["leaf_pages"] + main["overflow_pages"]
-        return pages + sum(sum(_PAGES_OF.unpack_from(value)) for _, value in self.txn.cursor())
+        try:
+            return pages + sum(sum(_PAGES_OF.unpack_from(value)) for _, value in self.txn.cursor())
+        except struct.error as error:
+            raise lmdb.CorruptedError(f"what is said of a sub-database is too short: {error}") from error
 
     def drop(self, name: str) -> None:
         assert self._closing is not None, "a reader drops nothing"
@@ -90,7 +93,7 @@ class LmdbTx:
         del self._spaces[name]
 
     def spaces(self) -> list[str]:
-        return sorted(name.decode() for name in self._env.dbs(self.txn))
+        return sorted(name.decode(errors="replace") for name in self._env.dbs(self.txn))  # a disk may have changed one
 
 
 class _LmdbSpace:
