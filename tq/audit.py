@@ -14,10 +14,10 @@ from operator import itemgetter
 from tq import codec, keys
 from tq.codec import ChunkedBody, CorruptRecord, MessageRecord, QueueRecord
 from tq.keys import DueKind
+from tq.model import ENDS
 from tq.store import Tx
 
 _PLACES = {"in_flight": keys.IN_FLIGHT, "delayed": keys.DELAYED, "blocked": keys.BLOCKED}
-_ENDS = ("acked", "expired", "dead_lettered", "redriven", "purged", "dropped", "cancelled", "quarantined")
 
 
 def audit(tx: Tx) -> list[str]:
@@ -107,7 +107,7 @@ class _Audit:
             yield key[4:], value, state
 
     def _sums(self, name: str, record: QueueRecord, total: int, size: int) -> Iterator[str]:
-        gone = sum(record.counters.get(end, 0) for end in _ENDS)
+        gone = sum(record.counters.get(end, 0) for end in ENDS)
         if record.next_sequence - 1 != total + gone:
             yield f"queue {name}: {record.next_sequence - 1} came, {total} are there and {gone} are gone"
         if size != record.bytes and not self._has_damage:

@@ -16,6 +16,8 @@ import lmdb
 
 from tq.store import Space
 
+MAP_BYTES = 1 << 40  # 1 TiB of address space; a file never shrinks, so the bound is the disk or the quota
+
 # `MDB_db` of LMDB 0.9 begins with md_pad, md_flags and md_depth; then come its branch, leaf and overflow pages.
 _PAGES_OF = struct.Struct("=8x3Q")
 _DUPLICATES = _OVERWRITE = _APPEND = True  # what lmdb.Transaction.put calls dupdata, overwrite and append
