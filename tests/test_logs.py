@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.guarded import create
 from tests.harness import Server
-from tests.test_tokens import create
 from tq.logs import FLUSH_S, MAX_ALIKE, MAX_LINES, StderrHandler
 
 Log = tuple[logging.Logger, StderrHandler, int]
