@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import resource
 import signal
 import sys
 from functools import partial
@@ -78,7 +79,7 @@ def serve(**flags: Any) -> None:
     lines = StderrHandler()
     logging.basicConfig(handlers=[lines])
     try:
-        settings = _settings(flags)
+        settings = _settings(flags).within_files(_open_files())
         gc.freeze()  # what lives as long as the process
         gc.set_threshold(GARBAGE_OBJECTS)
         failure = uvloop.run(_serve(settings))
@@ -94,6 +95,12 @@ def _end(lines: StderrHandler, sentence: str, exit_code: int) -> NoReturn:
     lines.drain()
     click.echo(f"tq: {sentence}", err=True)
     sys.exit(exit_code)
+
+
+def _open_files() -> int:
+    """How many descriptors this process may have."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return soft if soft != resource.RLIM_INFINITY else 1 << 20
 
 
 def _settings(flags: dict[str, Any]) -> Settings:
