@@ -12,7 +12,8 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,50 @@ class Server:
             connection.sendall(data)
             connection.shutdown(socket.SHUT_WR)
             return b"".join(iter(lambda: connection.recv(65_536), b""))
+
+
+def settle(server: Server) -> None:
+    """Go through the server's event loop and its writer twice: what was sent before is done by then."""
+    for _ in range(2):
+        assert server.request("GET", "/readyz").status == 200
+
+
+def cpu_seconds(server: Server) -> float:
+    fields = Path(f"/proc/{server.process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def memory_bytes(server: Server) -> int:
+    status = Path(f"/proc/{server.process.pid}/status").read_text()
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS:")) * 1024
+
+
+def p99_s(server: Server, seconds: float, method: str, path: str, body: bytes | None = None) -> float:
+    """How long one request in a hundred takes at least, of those that are asked on one connection for some seconds."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+    took_s: list[float] = []
+    over_s = time.monotonic() + seconds
+    while time.monotonic() < over_s:
+        began_s = time.monotonic()
+        connection.request(method, path, body)
+        response = connection.getresponse()
+        response.read()
+        assert response.status < 300
+        took_s.append(time.monotonic() - began_s)
+    connection.close()
+    return sorted(took_s)[len(took_s) * 99 // 100]
+
+
+@contextmanager
+def sound_server(data_dir: Path, *flags: str) -> Iterator[Server]:
+    """A server that must serve at the end, stop in order, have logged no traceback and leave sound data."""
+    with Server(data_dir, *flags) as running:
+        yield running
+        assert running.request("GET", "/readyz").status == 200
+        assert running.stop() == 0
+        errors = running.errors()
+        assert "Traceback" not in errors, errors
+    assert findings(data_dir) == []
 
 
 def open_store(path: Path, **options: Any) -> LmdbStore:

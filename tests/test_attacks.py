@@ -15,6 +15,7 @@ import pytest
 from tests.harness import Server, findings
 from tests.wire import Wire, ask
 from tq.lifecycle.queues import MAX_GARBAGE
+from tq.web.exchange import NO_PAGE
 from tq.web.parser import Head, KnownHeads, RequestParser
 
 ONE = b'{"content":1}'
@@ -63,7 +64,7 @@ def test_what_is_sent_with_a_message_comes_back_in_no_header_as_it_is(server: Se
     got = server.request("GET", "/queues/q/messages")
     assert got.body == b"<script>"
     assert "X-Evil" not in got.headers
-    assert got.headers["Content-Security-Policy"].split("; ")[1] == "sandbox"
+    assert set(NO_PAGE) <= set(got.headers.items())
     assert got.headers["X-Content-Type-Options"] == "nosniff"
     assert got.headers["Tq-Group"].isascii()
     assert got.headers["Tq-Group"].isprintable()

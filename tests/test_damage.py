@@ -23,10 +23,13 @@ import pytest
 from tests import damage, lively
 from tests.engines import Do, dump, open_engine
 from tests.harness import ROOT
-from tq import keys
+from tq import dump as format_
+from tq import keys, lifecycle
+from tq.audit import audit
 from tq.errors import EXIT_DATA
 from tq.store import directory as directory_module
 from tq.store.directory import DATA_FILE
+from tq.store.lmdb.snapshot import Snapshot
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 MEMORY = Path("/dev/shm")  # thousands of commits; what is tried here is not durability
@@ -210,6 +213,43 @@ def try_records(sound: Sound, space: str, seed: int, caplog: pytest.LogCaptureFi
 def test_no_record_stops_a_server(sound: Sound, name: str, caplog: pytest.LogCaptureFixture) -> None:
     space = getattr(keys, name, None) or keys.ready_space({"ready": 1, "another": 7}[name])
     try_records(sound, space, 0, caplog)
+
+
+SEALED = (keys.QUEUES, keys.IN_FLIGHT, keys.DELAYED, keys.BLOCKED, keys.ready_space(1))  # every record has a checksum
+
+
+def look_through(tx: Any) -> list[str]:
+    """What is told of in a dump, all of which can be loaded, or by an audit."""
+    told = audit(tx)
+    for line in format_.lines(tx, (), told.append):
+        again = format_.decode(format_.encode(line))
+        if not isinstance(again, format_.Head | format_.End):
+            format_.part_of(again)
+    return told
+
+
+@pytest.mark.parametrize("how", SPOIL)
+def test_no_record_stops_a_check_or_a_dump(sound: Sound, how: str) -> None:
+    chance = random.Random(how)
+    for space in sound.spaces:
+        for pairs in ([chance.choice(sound.spaces[space])], sound.spaces[space]):
+            store = open_engine("lmdb", spoil(sound, space, pairs, how, chance))
+            told = store.read(look_through)
+            store.close()
+            assert told or space not in SEALED or len(pairs) == 1, (space, how)  # one may be garbage
+
+
+@pytest.mark.parametrize("end", [b"\xff", b"x"])
+@pytest.mark.parametrize("name", [b"delayed", b"in_flight", b"chunks", b"meta", b"queue/9"])
+def test_the_name_of_a_space_is_damaged(sound: Sound, name: bytes, end: bytes) -> None:
+    copy = sound.copy()
+    assert sound.data.count(name) > 1
+    (copy / DATA_FILE).write_bytes(sound.data.replace(name, name[:-1] + end))
+    with Snapshot(copy, lifecycle.MAX_SPACES) as snapshot:
+        assert audit(snapshot.tx())
+        left_out: list[str] = []
+        list(format_.lines(snapshot.tx(), (), left_out.append))
+    assert left_out or name == b"meta"
 
 
 @pytest.mark.slow

@@ -11,7 +11,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
-from time import time_ns
 from typing import Any
 
 import pytest
@@ -20,9 +19,11 @@ from tests.commands import COMMAND_SECONDS, command, fill, killed, refused, tq, 
 from tests.engines import open_engine, put
 from tests.harness import ROOT, Server, findings, open_store, wait_until
 from tq import keys, lifecycle, model
+from tq.clock import JUMP_MS, boot_id, elapsed_ms, wall_ms
 from tq.model import (
     Ack,
     Attribute,
+    Boot,
     CreateQueue,
     DeadLetter,
     Draft,
@@ -79,10 +80,6 @@ def varied(tmp_path: Path) -> Path:
     store.close()
     assert findings(path) == []
     return path
-
-
-def wall_ms() -> int:
-    return time_ns() // 1_000_000
 
 
 DRAFTS = (
@@ -230,6 +227,26 @@ def test_a_part_of_a_dump_and_what_is_none(tmp_path: Path) -> None:
         file.write_bytes(first)
         assert "Line 1 cannot be loaded" in refused(4, "load", "--data-dir", tmp_path / "none", file)
     assert not (tmp_path / "none").exists()
+
+
+def test_a_load_counts_time_as_a_server_would(tmp_path: Path) -> None:
+    """The wall clock was set an hour forward since the last one stopped."""
+    new, file = tmp_path / "new", tmp_path / "dump"
+    began_ms = wall_ms() - AHEAD_MS - elapsed_ms()
+    store = open_store(new)
+    store.commit([SetClock(0, Boot(boot_id(), began_ms))], began_ms + elapsed_ms())
+    store.close()
+    lines = lines_of(1)
+    visible_at_ms = wall_ms() + AHEAD_MS
+    lines[2] = lines[2][:-1] + b',"visible_at_ms":%d}' % visible_at_ms
+    file.write_bytes(b"\n".join(lines))
+    well("load", "--data-dir", new, file)
+    store = open_store(new)
+    clock = store.read(lambda tx: lifecycle.answer(tx, model.GetClock(), 0))
+    [(key, _)] = store.read(lambda tx: list(tx.space(keys.DUE).scan()))
+    store.close()
+    assert abs(clock.offset_ms + AHEAD_MS) < JUMP_MS
+    assert keys.due_time_ms(key) == visible_at_ms + clock.offset_ms
 
 
 def test_a_load_that_finds_the_disk_full_goes_on_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

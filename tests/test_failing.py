@@ -33,7 +33,7 @@ from tq.errors import EXIT_DATA, EXIT_STORAGE_FAILED, StartError
 CALLS = ("pwrite64", "writev", "fdatasync", "fsync", "ftruncate", "fallocate", "write", "rename", "mkdir", "unlink")
 """All by which tq and LMDB change what is on the disk; LMDB writes pages in a row with writev."""
 LMDB_CALLS = ("pwrite64", "writev", "fdatasync")
-FILES = ("", "data.mdb", "lock.mdb", "FORMAT", "FORMAT.new", "reserve")
+FILES = ("", "data.mdb", "lock.mdb", "FORMAT", "FORMAT.new", "reserve", "fault")
 META_BYTES = 120  # what LMDB writes of a meta page, through a descriptor that syncs
 EXTENT_BYTES = 1 << 20  # zeros ahead of the data, without which tq can be
 OTHERS = 2  # than those that are tried in each run

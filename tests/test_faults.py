@@ -13,9 +13,12 @@ from pathlib import Path
 import pytest
 
 from tests.harness import ROOT, START_SECONDS, Server, findings, open_store
+from tq import lifecycle
 from tq.errors import EXIT_DAMAGED, EXIT_DATA
-from tq.store.directory import DATA_FILE
-from tq.store.faults import FAULT_FILE, FaultNote
+from tq.store.directory import DATA_FILE, FAULT_FILE
+from tq.store.faults import FaultNote
+from tq.store.lmdb.copies import back_up, restore
+from tq.store.lmdb.snapshot import Snapshot, untold
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
@@ -166,6 +169,25 @@ def test_what_is_noted_is_read_by_the_next(tmp_path: Path) -> None:
     note.stopped_in_order()
     note.close()
     assert read(tmp_path) == ("", False)
+
+
+def test_a_note_does_not_count_for_another_data_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It was moved away after two faults, and a backup came in its place."""
+    path = tmp_path / "data"
+    open_store(path).close()
+    with Snapshot(path, lifecycle.MAX_SPACES) as snapshot:
+        back_up(snapshot, tmp_path / "backup", untold)
+    note = FaultNote(path)
+    note.read()
+    note.verified()
+    note.note("gone wrong")
+    note.close()
+    for name in ("data.mdb", "FORMAT"):
+        (path / name).unlink()
+    with Snapshot(tmp_path / "backup", lifecycle.MAX_SPACES) as snapshot:
+        restore(snapshot, path, untold)
+    open_store(path).close()
+    assert "verifying" not in caplog.text
 
 
 def test_a_note_takes_no_room_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -415,6 +415,16 @@ def test_running_out_of_handles_fails_one_command_alone(tmp_path: Path) -> None:
     store.close()
 
 
+def test_what_lmdb_says_of_a_space_may_be_damaged(tmp_path: Path) -> None:
+    store = open_engine("lmdb", tmp_path)
+    store.commit([put("s", b"a", b"1")], 0)
+    with store._env.begin(write=True) as txn:
+        txn.put(b"t", b"short")
+    with pytest.raises(StorageDamaged):
+        store.info()
+    store.close()
+
+
 @pytest.mark.parametrize("is_slow", [True, False])
 def test_what_cannot_be_opened_for_long_is_damage_unless_the_disk_is_slow(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_slow: bool

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.guarded import create
 from tests.harness import Server
-from tests.test_tokens import create
 from tq.logs import FLUSH_S, MAX_ALIKE, MAX_LINES, StderrHandler
 
 Log = tuple[logging.Logger, StderrHandler, int]
@@ -56,6 +56,15 @@ def test_a_line_says_when_how_bad_who_and_what(log: Log) -> None:
     first, second = lines_of(reading)
     assert first.endswith(" WARNING tq.test: 1 is one")
     assert second.endswith(" ERROR tq.test: half a \\ud800")
+
+
+def test_what_is_written_past_the_log_comes_behind_it(log: Log) -> None:
+    logger, handler, reading = log
+    for number in range(MAX_LINES // 2):
+        logger.error(f"line {number}")
+    handler.drain()
+    os.write(handler._descriptor, b"the end")
+    assert [line.rpartition(": ")[2] for line in lines_of(reading)][-2:] == [f"line {MAX_LINES // 2 - 1}", "the end"]
 
 
 def test_lines_that_are_alike_are_written_some_times_a_second(log: Log) -> None:

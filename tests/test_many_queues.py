@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import http.client
 import json
 import statistics
 import threading
@@ -13,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.harness import Server, open_store
+from tests.harness import Server, open_store, p99_s
 from tests.wire import ask
 from tq import model
 from tq.broker import LOOKED_QUEUES, Broker
@@ -87,7 +86,7 @@ def test_others_are_served_meanwhile(data_dir: Path, what: str) -> None:
         body = json.dumps(fields).encode()
         request = ask("POST", "/", body, f"X-Amz-Target: {TARGET}{what}", "Content-Type: application/x-amz-json-1.0")
     with Server(data_dir) as server:
-        before_s = p99(server, 3)
+        before_s = p99_s(server, 3, "GET", f"/queues/{NAMES[0]}")
         is_over = threading.Event()
         looks: list[float] = []
 
@@ -100,7 +99,7 @@ def test_others_are_served_meanwhile(data_dir: Path, what: str) -> None:
         looking = threading.Thread(target=look)
         looking.start()
         try:
-            meanwhile_s = p99(server, 3)
+            meanwhile_s = p99_s(server, 3, "GET", f"/queues/{NAMES[0]}")
         finally:
             is_over.set()
             looking.join()
@@ -109,16 +108,3 @@ def test_others_are_served_meanwhile(data_dir: Path, what: str) -> None:
     print(f"{what}: {len(looks)} looks at 10,000 queues of {look_s * 1000:.1f} ms; the others' p99 was")
     print(f"{before_s * 1000:.2f} ms before and {meanwhile_s * 1000:.2f} meanwhile")
     assert meanwhile_s < before_s + 0.05 + look_s / 3  # where a look held up the loop it would be all of it
-
-
-def p99(server: Server, seconds: float) -> float:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
-    took_s: list[float] = []
-    over_s = time.monotonic() + seconds
-    while time.monotonic() < over_s:
-        began_s = time.monotonic()
-        connection.request("GET", f"/queues/{NAMES[0]}")
-        assert len(connection.getresponse().read()) > 100
-        took_s.append(time.monotonic() - began_s)
-    connection.close()
-    return sorted(took_s)[len(took_s) * 99 // 100]

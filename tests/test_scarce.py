@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from tests.api import Api, create, put, received, shown
-from tests.harness import Reply, Server, wait_until
-from tests.test_costs import cpu_seconds, memory_bytes, settle
+from tests.harness import Reply, Server, cpu_seconds, memory_bytes, settle, wait_until
 from tests.wire import Wire, ask
 from tq import codec, model
 from tq.broker import Broker
+from tq.settings import Settings
 from tq.store.memory import MemoryStore
 from tq.web.server import Application
 from tq.web.sqs import TARGET
@@ -62,7 +62,7 @@ def test_200_clients_and_few_descriptors(start: Callable[..., Server], stack: Ex
     first.send(ask("POST", "/queues", b'{"name":"q"}'))
     assert first.expect().status == 201
     others = [stack.enter_context(Wire(server.port)) for _ in range(200)]
-    wait_until(lambda: others[60].socket.recv(1 << 16, socket.MSG_DONTWAIT) == b"" or True)
+    wait_until(lambda: has_answer(others[0]))
     busy_s, began_s = cpu_seconds(server), time.monotonic()
     for number in range(1, 51):  # the storage commits meanwhile
         first.send(ask("POST", PATH, ONE))
@@ -255,6 +255,25 @@ def test_one_address_cannot_take_all_connections(start: Callable[..., Server], s
         assert elsewhere.recv(1_000).startswith(b"HTTP/1.1 200")
     wires[2].socket.close()
     wait_until(lambda: server.request("GET", "/healthz").status == 200)
+
+
+@pytest.mark.parametrize(
+    ("files", "bounds"), [(104, (40, 30, 30)), (40, (1, 1, 1)), (1 << 20, (20_000, 15_000, 15_000))]
+)
+def test_few_files_bound_more_than_connections(files: int, bounds: tuple[int, int, int]) -> None:
+    """Else one address could have all of them, and those who wait for a message too."""
+    found = Settings().within_files(files)
+    assert (found.max_connections, found.max_connections_per_address, found.max_waiters) == bounds
+
+
+def test_one_address_cannot_take_all_connections_where_they_are_few(
+    start: Callable[..., Server], stack: ExitStack
+) -> None:
+    server = start(wrapper=("prlimit", "--nofile=72:72"))
+    for _ in range(6):
+        stack.enter_context(Wire(server.port))
+    with Wire(server.port) as refused:
+        assert "from this address" in refused.expect().json["detail"]
 
 
 def test_one_too_many_who_waits(start: Callable[..., Server], stack: ExitStack) -> None:

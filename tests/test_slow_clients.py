@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import http.client
 import resource
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 
 import pytest
 
-from tests.harness import Server
-from tests.test_costs import cpu_seconds, memory_bytes, settle
+from tests.harness import Server, cpu_seconds, memory_bytes, p99_s, settle
 from tests.wire import ask
 
 CLIENTS = 2_000
 SECONDS = 5.0
 MIB = 1 << 20
 PATH = "/queues/q/messages"
+ONE = b'{"content":1}'
 READER_BUFFER = 4_096
 
 # What each says at first, and then again and again; the memory that all of them may take, which is 64 KiB for each and
@@ -52,7 +50,8 @@ def test_slow_clients_hold_up_nobody_and_take_bounded_memory(start: Callable[...
     for name in ("q", "large"):
         server.request("POST", "/queues", {"name": name})
     server.request("POST", "/queues/large/messages", {"content": "x" * 900_000})
-    before_s, memory, cpu_s = p99(server, SECONDS / 2), memory_bytes(server), cpu_seconds(server)
+    before_s = p99_s(server, SECONDS / 2, "POST", PATH, ONE)
+    memory, cpu_s = memory_bytes(server), cpu_seconds(server)
     is_over = threading.Event()
     with ExitStack() as stack:
         clients = [stack.enter_context(socket.socket()) for _ in range(CLIENTS)]
@@ -66,7 +65,7 @@ def test_slow_clients_hold_up_nobody_and_take_bounded_memory(start: Callable[...
         trickling = threading.Thread(target=trickle, args=(clients, more, is_over))
         trickling.start()
         try:
-            meanwhile_s = p99(server, SECONDS)
+            meanwhile_s = p99_s(server, SECONDS, "POST", PATH, ONE)
             grown = memory_bytes(server) - memory
         finally:
             is_over.set()
@@ -85,18 +84,3 @@ def trickle(clients: list[socket.socket], more: bytes, is_over: threading.Event)
         for client in clients:
             with suppress(OSError):  # given up, or it takes no more
                 client.send(more) if more else client.recv(16)
-
-
-def p99(server: Server, seconds: float) -> float:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
-    took_s: list[float] = []
-    over_s = time.monotonic() + seconds
-    while time.monotonic() < over_s:
-        began_s = time.monotonic()
-        connection.request("POST", PATH, b'{"content":1}')
-        response = connection.getresponse()
-        response.read()
-        assert response.status == 201
-        took_s.append(time.monotonic() - began_s)
-    connection.close()
-    return sorted(took_s)[len(took_s) * 99 // 100]

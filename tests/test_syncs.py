@@ -23,8 +23,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tests.harness import START_SECONDS, Server, wait_until
-from tests.test_costs import memory_bytes
+from tests.harness import START_SECONDS, Server, memory_bytes, wait_until
 
 CALLS = "openat,pwrite64,writev,pwritev,fdatasync,fsync,msync,recvfrom,recvmsg,read,sendto,sendmsg,write"
 SEQUENTIAL = 50

@@ -274,9 +274,10 @@ def test_a_handshake_that_has_no_end_is_given_up(start: Callable[..., Server], p
     assert server.stop() == 0
 
 
-def test_handshakes_count_as_connections(start: Callable[..., Server], pki: Pki) -> None:
+@pytest.mark.parametrize("limit", ["--max-connections", "--max-connections-per-address"])
+def test_handshakes_count_as_connections(start: Callable[..., Server], pki: Pki, limit: str) -> None:
     """The limit is 4, and 32 more may be told so."""
-    server = start(*pki.flags("--max-connections", "4"))
+    server = start(*pki.flags(limit, "4"))
     begun = [socket.create_connection(("127.0.0.1", server.port), timeout=TIMEOUT_S) for _ in range(60)]
     try:
         wait_until(lambda: sum(map(is_open, begun)) == 36)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import stat
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -140,7 +139,8 @@ def test_the_file_is_read_again(guarded: Guarded) -> None:
     kept = [each for each in json.loads(guarded.file.read_text()) if each["name"] != "shop"]
     guarded.file.write_text("{")
     guarded.server.process.send_signal(signal.SIGHUP)
-    time.sleep(0.1)
+    assert guarded.server.process.stderr
+    assert b"The tokens stay as they were" in guarded.server.process.stderr.readline()
     assert guarded.ask("GET", "/queues/orders", guarded.shop).status_code == 200  # it could not be read
     guarded.file.write_text(json.dumps(kept))
     guarded.server.process.send_signal(signal.SIGHUP)

@@ -14,10 +14,10 @@ from operator import itemgetter
 from tq import codec, keys
 from tq.codec import ChunkedBody, CorruptRecord, MessageRecord, QueueRecord
 from tq.keys import DueKind
+from tq.model import ENDS
 from tq.store import Tx
 
 _PLACES = {"in_flight": keys.IN_FLIGHT, "delayed": keys.DELAYED, "blocked": keys.BLOCKED}
-_ENDS = ("acked", "expired", "dead_lettered", "redriven", "purged", "dropped", "cancelled", "quarantined")
 
 
 def audit(tx: Tx) -> list[str]:
@@ -107,7 +107,7 @@ class _Audit:
             yield key[4:], value, state
 
     def _sums(self, name: str, record: QueueRecord, total: int, size: int) -> Iterator[str]:
-        gone = sum(record.counters.get(end, 0) for end in _ENDS)
+        gone = sum(record.counters.get(end, 0) for end in ENDS)
         if record.next_sequence - 1 != total + gone:
             yield f"queue {name}: {record.next_sequence - 1} came, {total} are there and {gone} are gone"
         if size != record.bytes and not self._has_damage:
@@ -251,7 +251,7 @@ class _Audit:
                     yield f"{name}: {key.hex()} belongs to no queue"
         for space in self._tx.spaces():
             kind_name, _, number = space.partition("/")
-            if kind_name == "queue" and int(number) not in known:
+            if kind_name == "queue" and not (number.isdecimal() and int(number) in known):
                 yield f"{space} belongs to no queue"
 
 
@@ -262,7 +262,7 @@ def _is_given_out(key: bytes, record: QueueRecord, numbers: set[int]) -> bool:
     have, need not be remembered.
     """
     number = keys.sequence_of(key)
-    is_one = len(key) == 8 and key[0] <= keys.LOWEST_RANK and 1 <= number < record.next_sequence
+    is_one = keys.is_message_key(key) and 1 <= number < record.next_sequence
     is_new = number not in numbers
     if key[:1] != bytes([keys.LOWEST_RANK]):
         numbers.add(number)

@@ -1,14 +1,15 @@
 """The imperative shell around `lifecycle`: the clock, the writer, and those who wait for a message.
 
-It lives on the event loop. Queries are answered at once from a snapshot; commands go to the writer, whose results come
-back to the loop once for each group. Protocols translate to `submit` and from its result, and know nothing else.
+It lives on the event loop. Queries are answered at once from a snapshot, but for those that look at all queues, which
+take a turn of the loop for each part of them; commands go to the writer, whose results come back to the loop once for
+each group. Protocols translate to `submit` and from its result, and know nothing else.
 
 *Waiters.* A receive that finds nothing and may wait is kept here with a deadline, and polls nothing. Each group of
 commands ends with a `Tick` that says how many messages became ready and where; as many of the oldest waiters go to
 the writer again. One that comes back with empty hands keeps its old place in the line. One that was woken for a message
 and does not take it, because its client is gone, another of its queues had one or is gone, wakes the next in its stead;
-one that may lease no more, the next that does not lease.
-One for whose receive there is no room keeps its place too, and is woken again.
+one that may lease no more, the next that does not lease. One for whose receive the writer has no room keeps its place
+too, and is woken again. How many may wait is bounded: one more is refused.
 
 *Work of its own.* What takes long is done in parts, each a command among the others: redrives, moves that go on by
 themselves with a rate, and the sweeping of what was purged.
@@ -31,7 +32,7 @@ from typing import Any
 from msgspec.structs import astuple, replace
 
 from tq import __version__, lifecycle, model
-from tq.clock import TimerClock, boot_id
+from tq.clock import TimerClock
 from tq.errors import InternalError, NotFound, Overloaded, StorageFailed, StorageFull, TqError
 from tq.settings import Settings
 from tq.store import Store
@@ -104,9 +105,7 @@ class Broker:
         self.failed = asyncio.Event()
         self.failure: StorageFailed | None = None
         stored = store.read(lambda tx: lifecycle.answer(tx, model.GetClock(), 0))
-        self._boot_id = boot_id()
-        boot = stored.boot if stored.boot and stored.boot.id == self._boot_id else None
-        self._clock = clock or TimerClock(stored.latest_ms, stored.offset_ms, began_ms=boot and boot.began_ms)
+        self._clock = clock or TimerClock.resumed(stored)
         self._writer: Writer[Ticket] = Writer(
             store,
             self._clock.now_ms,
@@ -485,9 +484,7 @@ class Broker:
         self._store_clock()
 
     def _store_clock(self) -> None:
-        boot = model.Boot(self._boot_id, self._clock.began_ms) if self._boot_id else None
-        command = model.SetClock(self._clock.offset_ms, boot)
-        self._try(Ticket(self, command, _report("storing the clock")), is_owed=True)
+        self._try(Ticket(self, self._clock.to_store(), _report("storing the clock")), is_owed=True)
 
 
 def _report(what: str) -> Done:

@@ -17,6 +17,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from tq.model import Boot, Clock, SetClock
+
 JUMP_MS = 1_000  # a smaller difference is the wall clock being slewed
 
 
@@ -64,6 +66,18 @@ class TimerClock:
         self.began_ms = began_ms
         self.offset_ms = offset_ms
         self.follow()
+
+    @classmethod
+    def resumed(cls, stored: Clock) -> TimerClock:
+        """The clock of this machine, as it goes on from what was stored."""
+        boot = stored.boot
+        began_ms = boot.began_ms if boot and boot.id == boot_id() else None
+        return cls(stored.latest_ms, stored.offset_ms, began_ms=began_ms)
+
+    def to_store(self) -> SetClock:
+        """The command by which the next clock knows what this one has found."""
+        boot = boot_id()
+        return SetClock(self.offset_ms, Boot(boot, self.began_ms) if boot else None)
 
     def now_ms(self) -> int:
         return self.began_ms + self._elapsed_ms()

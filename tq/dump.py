@@ -11,6 +11,7 @@ The same snapshot gives the same lines, but for the identity. Times are the wall
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from heapq import merge
@@ -25,12 +26,15 @@ from tq.codec import CorruptRecord
 from tq.errors import QueueDamaged
 from tq.lifecycle.group import Group, Queue
 from tq.lifecycle.looking import show
-from tq.lifecycle.places import key_in, locate, read, space_of
+from tq.lifecycle.places import key_in, locate, read, space_of, unpack
 from tq.store import Tx
 
 FORMAT = 1
 
-_Ms = Annotated[int, Meta(ge=0, le=(1 << 53) - 1)]
+MAX_MS = (1 << 53) - 1  # what every JSON parser takes for a whole number
+
+_NAME = re.compile(model.ANY_QUEUE_NAME)
+_Ms = Annotated[int, Meta(ge=0, le=MAX_MS)]
 _Id = Annotated[str, Meta(min_length=1)]
 _Count = Annotated[int, Meta(ge=0, le=(1 << 31) - 1)]
 
@@ -112,6 +116,9 @@ def lines(tx: Tx, patterns: Sequence[str], report: Callable[[str], None]) -> Ite
     queues: list[Queue] = []
     messages = 0
     for name, value in matching(tx, patterns or ("*",)):
+        if not _NAME.fullmatch(name):
+            report(f"a queue whose name is {name!r}")
+            continue
         try:
             queues.append(Queue(name, codec.unpack_queue(value), tx))
         except CorruptRecord as error:
@@ -139,20 +146,24 @@ def matching(tx: Tx, patterns: Sequence[str]) -> list[tuple[str, bytes]]:
 
 def _messages(group: Group, queue: Queue, report: Callable[[str], None]) -> Iterator[MessageLine]:
     states = [_in_state(group, queue, state) for state in model.STATES]
+    missing = queue.total() + queue.missing()
     for key, value, state in merge(*states, key=itemgetter(0)):
+        missing -= 1
         try:
-            record = read(group, queue, key, codec.unpack_message(value))
+            record = read(group, queue, key, unpack(key, value))
         except CorruptRecord as error:
             report(f"queue {queue.name}: message {keys.sequence_of(key)}: {error}")
         else:
             yield _line(group, queue, key, show(group, queue, key, record, state))
+    if missing > 0:
+        report(f"queue {queue.name}: {missing:,} messages are not found")
 
 
 def _in_state(group: Group, queue: Queue, state: model.State) -> Iterator[tuple[bytes, bytes, model.State]]:
     prefix = key_in(queue, state, b"")
     stop = keys.after_prefix(prefix) if prefix else None
     for key, value in space_of(group, queue, state).scan(prefix, stop):
-        yield key[-8:], value, state
+        yield key[len(prefix) :], value, state
 
 
 def _line(group: Group, queue: Queue, key: bytes, message: model.Message) -> MessageLine:
@@ -204,21 +215,30 @@ def _known_until_ms(group: Group, queue: Queue, key: bytes, message: model.Messa
             scope = message.group if in_group else None
             value = group.tx.space(keys.DEDUP).get(keys.dedup_key(queue.id, message.dedup_id, scope))
             if value and value[:8] == key:
-                return codec.unpack_dedup(value)[1] - group.ahead_ms(), in_group
+                return _until_ms(group, value), in_group
     return 0, False
+
+
+def _until_ms(group: Group, value: bytes) -> int:
+    """When a deduplication id is forgotten, by the wall clock; 0 where its record is damaged."""
+    until_ms = codec.unpack_dedup(value)[1] - group.ahead_ms()
+    return until_ms if 0 <= until_ms <= MAX_MS else 0
 
 
 def _ids(group: Group, queue: Queue, report: Callable[[str], None]) -> Iterator[IdLine]:
     prefix = keys.queue_prefix(queue.id)
     for key, value in group.tx.space(keys.DEDUP).scan(prefix, keys.after_prefix(prefix)):
-        message, forget_at_ms = codec.unpack_dedup(value)
+        message, _ = codec.unpack_dedup(value)
         if locate(group, queue, message) is None:
             try:
                 dedup_id, in_group = keys.parse_dedup(key)
             except (ValueError, IndexError):
+                dedup_id, in_group = "", None
+            until_ms = _until_ms(group, value)
+            if dedup_id and until_ms:
+                yield IdLine(queue.name, dedup_id, until_ms, in_group)
+            else:
                 report(f"queue {queue.name}: the deduplication id {key[4:].hex()}")
-                continue
-            yield IdLine(queue.name, dedup_id, forget_at_ms - group.ahead_ms(), in_group)
 
 
 # --- in -------------------------------------------------------------

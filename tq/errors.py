@@ -239,6 +239,7 @@ EXIT_ADDRESS = 3  # the port is taken or the host cannot be bound
 EXIT_DATA = 4  # the data directory cannot be used
 EXIT_STORAGE_FAILED = 5  # a write or sync failed while serving
 EXIT_DAMAGED = 6  # the data file was found damaged while serving
+EXIT_INTERRUPTED = 130  # SIGINT has ended a command on data, or nobody reads what it writes; a shell's code for it
 
 
 def all_errors(base: type[TqError] = TqError) -> list[type[TqError]]:

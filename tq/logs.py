@@ -13,12 +13,12 @@ import queue
 import select
 from collections import Counter
 from contextlib import suppress
-from threading import Thread
+from threading import Event, Thread
 
 MAX_LINES = 1_000  # that wait to be written; with a traceback each about 2 MB
 MAX_ALIKE = 10  # a second, of those that have their text in common
 LOOK_S = 1.0  # how often it is looked whether lines were left out
-FLUSH_S = 1.0  # so long the end waits for what is still to be written
+FLUSH_S = 1.0  # so long whoever ends waits for what is still to be written
 
 
 class StderrHandler(logging.Handler):
@@ -26,7 +26,7 @@ class StderrHandler(logging.Handler):
         super().__init__()
         self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         self._descriptor = descriptor
-        self._lines: queue.Queue[str | None] = queue.Queue(MAX_LINES)
+        self._lines: queue.Queue[str | Event | None] = queue.Queue(MAX_LINES)
         self._second = 0
         self._alike: Counter[str] = Counter()
         self._left_out = 0
@@ -48,6 +48,13 @@ class StderrHandler(logging.Handler):
         except queue.Full:
             self._left_out += 1
 
+    def drain(self) -> None:
+        """Return when what waits was written, or could not be soon: what else goes to stderr comes behind it then."""
+        written = Event()
+        with suppress(queue.Full):
+            self._lines.put_nowait(written)
+            written.wait(FLUSH_S)
+
     def close(self) -> None:
         """Write what waits, or as much of it as can be written soon. `logging` itself calls this at the end."""
         with suppress(queue.Full):
@@ -56,13 +63,15 @@ class StderrHandler(logging.Handler):
         super().close()
 
     def _write_lines(self) -> None:
-        line: str | None = ""
+        line: str | Event | None = ""
         while line is not None:
             try:
                 line = self._lines.get(timeout=LOOK_S)
             except queue.Empty:
                 line = ""
-            if line:
+            if isinstance(line, Event):
+                line.set()
+            elif line:
                 self._write(line)
             if self._left_out and self._lines.empty():
                 left_out, self._left_out = self._left_out, 0

@@ -9,10 +9,12 @@ from __future__ import annotations
 from typing import Annotated
 
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from tq.model import MAX_MESSAGE_BYTES, MAX_QUEUES
 
 _MIB = 1024 * 1024
+SPARE_FILES = 64  # descriptors that connections leave for the storage and whatever else
 LIST = {"is_list": True}  # of a setting whose flag may be given several times
 
 
@@ -177,6 +179,22 @@ class Settings(Struct, frozen=True):
         float,
         Meta(ge=0, le=3600, description="How long a stop waits for requests in hand to finish."),
     ] = 5.0
+
+    def within_files(self, files: int) -> Settings:
+        """With as many connections as so many open files allow.
+
+        One address, and receives that wait, have at most three quarters of them, as by default; else they have all.
+        """
+        most = max(1, files - SPARE_FILES)
+        if most >= self.max_connections:
+            return self
+        part = max(1, most * 3 // 4)
+        return replace(
+            self,
+            max_connections=most,
+            max_connections_per_address=min(self.max_connections_per_address, part),
+            max_waiters=min(self.max_waiters, part),
+        )
 
     @property
     def scheme(self) -> str:

@@ -20,13 +20,12 @@ import click
 
 from tq import codec, keys, lifecycle
 from tq.audit import audit
-from tq.errors import EXIT_DATA, EXIT_FINDINGS, EXIT_USAGE, StartError
+from tq.errors import EXIT_DATA, EXIT_FINDINGS, EXIT_INTERRUPTED, EXIT_USAGE, StartError
 from tq.settings import Settings
 from tq.store import Space, Tx
 from tq.store.lmdb.copies import back_up, compact, restore
 from tq.store.lmdb.snapshot import Snapshot, Tell, untold
 
-EXIT_INTERRUPTED = 130  # as a shell has it of what SIGINT ended
 TOLD_RECORDS = 1_000  # read between two looks of the progress bar
 
 MORE = "(further errors suppressed)"  # is what `lmdb.verify` ends with when there are too many

@@ -197,9 +197,9 @@ def _size(file: BinaryIO) -> int:
 def _clock(store: LmdbStore) -> TimerClock:
     """The timers' clock, as a server that starts now would have it."""
     stored = store.read(lambda tx: lifecycle.answer(tx, model.GetClock(), 0))
-    clock = TimerClock(stored.latest_ms, stored.offset_ms)
+    clock = TimerClock.resumed(stored)
     if clock.offset_ms != stored.offset_ms:
-        store.commit([model.SetClock(clock.offset_ms)], clock.now_ms())
+        store.commit([clock.to_store()], clock.now_ms())
     return clock
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import resource
 import signal
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 import msgspec
@@ -17,7 +18,15 @@ import uvloop
 
 from tq import __version__, lifecycle, tokens
 from tq.broker import Broker
-from tq.errors import EXIT_DAMAGED, EXIT_DATA, EXIT_STORAGE_FAILED, EXIT_USAGE, StartError, StorageDamaged
+from tq.errors import (
+    EXIT_DAMAGED,
+    EXIT_DATA,
+    EXIT_STORAGE_FAILED,
+    EXIT_USAGE,
+    StartError,
+    StorageDamaged,
+    StorageFailed,
+)
 from tq.logs import StderrHandler
 from tq.settings import LIST, Settings
 from tq.store import Store
@@ -67,15 +76,31 @@ _TYPES = {
 @_setting_options
 def serve(**flags: Any) -> None:
     """Run the server until SIGTERM or SIGINT."""
-    logging.basicConfig(handlers=[StderrHandler()])
+    lines = StderrHandler()
+    logging.basicConfig(handlers=[lines])
     try:
-        settings = _settings(flags)
+        settings = _settings(flags).within_files(_open_files())
         gc.freeze()  # what lives as long as the process
         gc.set_threshold(GARBAGE_OBJECTS)
-        sys.exit(uvloop.run(_serve(settings)))
+        failure = uvloop.run(_serve(settings))
     except StartError as error:
-        click.echo(f"tq: {error}", err=True)
-        sys.exit(error.exit_code)
+        _end(lines, str(error), error.exit_code)
+    if failure:
+        is_damage = isinstance(failure, StorageDamaged)
+        _end(lines, failure.detail, EXIT_DAMAGED if is_damage else EXIT_STORAGE_FAILED)
+
+
+def _end(lines: StderrHandler, sentence: str, exit_code: int) -> NoReturn:
+    """Say why behind all that was logged."""
+    lines.drain()
+    click.echo(f"tq: {sentence}", err=True)
+    sys.exit(exit_code)
+
+
+def _open_files() -> int:
+    """How many descriptors this process may have."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return soft if soft != resource.RLIM_INFINITY else 1 << 20
 
 
 def _settings(flags: dict[str, Any]) -> Settings:
@@ -88,7 +113,8 @@ def _settings(flags: dict[str, Any]) -> Settings:
         raise StartError(f"{what} for {flag}.", EXIT_USAGE) from error
 
 
-async def _serve(settings: Settings) -> int:
+async def _serve(settings: Settings) -> StorageFailed | None:
+    """Returns what went wrong while serving. Raises StartError."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for signum in STOPS:
@@ -111,10 +137,7 @@ async def _serve(settings: Settings) -> int:
     finally:
         await broker.close()
         signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)  # one more must not change the exit code when the loop is gone
-    if broker.failure is None:
-        return 0
-    click.echo(f"tq: {broker.failure.detail}", err=True)
-    return EXIT_DAMAGED if isinstance(broker.failure, StorageDamaged) else EXIT_STORAGE_FAILED
+    return broker.failure
 
 
 def _reload(server: Server, broker: Broker, settings: Settings) -> None:

@@ -11,14 +11,11 @@ from tq import codec, keys
 from tq.codec import CorruptRecord, QueueRecord
 from tq.errors import InvalidQueueName, QueueDamaged, QueueNotFound
 from tq.keys import DueKind
-from tq.model import ANY_QUEUE_NAME, MAX_QUEUES, QUEUE_NAME, Clock, QueueSettings
+from tq.model import ANY_QUEUE_NAME, ENDS, MAX_QUEUES, QUEUE_NAME, Clock, QueueSettings
 from tq.store import Space, Tx
 
 _QUEUE_NAME = re.compile(QUEUE_NAME)
 _ANY_QUEUE_NAME = re.compile(ANY_QUEUE_NAME)
-
-# The counters of messages that are not in their queue any more.
-_ENDS = frozenset(("acked", "expired", "dead_lettered", "redriven", "purged", "dropped", "cancelled", "quarantined"))
 
 
 class Queue:
@@ -94,7 +91,7 @@ class Queue:
     def missing(self) -> int:
         """How many ready messages there should be by the queue's record, beyond those that there are."""
         record = self.record
-        gone = sum([number for counter, number in record.counters.items() if counter in _ENDS])
+        gone = sum([number for counter, number in record.counters.items() if counter in ENDS])
         held = record.in_flight + record.delayed + record.blocked
         return record.next_sequence - 1 - gone - held - self.ready.count()
 

@@ -17,9 +17,9 @@ from tq.lifecycle.group import Group, Queue
 from tq.model import STATES, DeadLetterOrigin, State
 from tq.store import Space
 
-_SPACES = {"in_flight": keys.IN_FLIGHT, "delayed": keys.DELAYED, "blocked": keys.BLOCKED}
 MAX_ODD_KEY_BYTES = 64  # of a key that is none, which may be longer than any can be
 
+_SPACES = {"in_flight": keys.IN_FLIGHT, "delayed": keys.DELAYED, "blocked": keys.BLOCKED}
 _DUE = {"in_flight": DueKind.LEASE, "delayed": DueKind.DELAY}
 
 

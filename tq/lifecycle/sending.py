@@ -243,8 +243,7 @@ def _store(group: Group, queue: Queue, draft: model.Draft, dedup_id: str | None 
             )
         )
         message_id = settle_new(group, queue, draft.priority, record, pieces)
-    window_ms = round(queue.record.settings.dedup_window * 1000)
-    if dedup_id is not None and window_ms:
+    if dedup_id is not None and (window_ms := round(queue.record.settings.dedup_window * 1000)):
         key = keys.message_key(message_id, draft.priority)
         remember(group, queue, _dedup_key(queue, draft, dedup_id), key, group.now_ms + window_ms)
     return message_id

@@ -254,7 +254,8 @@ class Sent(Struct, frozen=True):
 class Received(Struct, frozen=True):
     """Messages that a receive took out of one queue. `quarantined`: ids found damaged on the way and set aside.
 
-    `is_cut_short`: so many were damaged, expired or dead-lettered that it stopped; behind them there may be more.
+    `is_cut_short`: so many were damaged, expired or dead-lettered, or others of its group were given so much, that it
+    stopped; behind them there may be more.
     `wait_ms`: how long the queue wants a receive to wait that leaves it to the queue. `ready_at_ms`: when there will be
     a message in a FIFO queue that holds back what is too young. `is_full`: in a queue no more could be leased.
     """
@@ -299,6 +300,10 @@ class Counters(Struct, frozen=True):
     dropped: int = 0
     cancelled: int = 0
     quarantined: int = 0
+
+
+# Those of them that count messages which are not in the queue any more.
+ENDS = frozenset(("acked", "expired", "dead_lettered", "redriven", "purged", "dropped", "cancelled", "quarantined"))
 
 
 class Counts(Struct, frozen=True):

@@ -37,10 +37,11 @@ CREATING = "tq 1 creating"
 COPYING = "tq 1 copying"
 DATA_FILE = "data.mdb"
 LOCK_FILE = "lock.mdb"
+FAULT_FILE = "fault"
 
 EXTENT_BYTES = 1 << 20  # written ahead of the data at a time: a millisecond of a disk's time
 
-_FILES = ("FORMAT", DATA_FILE, LOCK_FILE, "server.lock", "reserve", "fault")
+_FILES = ("FORMAT", DATA_FILE, LOCK_FILE, "server.lock", "reserve", FAULT_FILE)
 
 log = logging.getLogger("tq.store")
 
@@ -119,7 +120,8 @@ class DataDirectory:
         return False
 
     def begin_creation(self, state: str = CREATING) -> None:
-        for name in (DATA_FILE, LOCK_FILE):
+        """Begin anew. What was noted of an earlier data file does not count for this one."""
+        for name in (DATA_FILE, LOCK_FILE, FAULT_FILE):
             (self.path / name).unlink(missing_ok=True)
         self._write_format(state)
 

@@ -16,7 +16,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-FAULT_FILE = "fault"
+from tq.store.directory import FAULT_FILE
 
 _SIZE = 4096  # allocated in advance, because a disk may be full when there is something to note
 _VERIFIED = b"verified"

@@ -8,7 +8,6 @@ import errno
 import http.client
 import logging
 import re
-import resource
 import socket
 import ssl
 import time
@@ -40,7 +39,6 @@ REMEMBERED_TARGETS = 1_000  # most requests have a few, whatever their headers
 BACKLOG = 1024  # connections that may wait to be accepted; the kernel's own bound is often 4,096
 CHECK_S = 1.0  # how often each client is looked at, whether it is too slow …
 CHECK_SHARES = 10  # … and in how many parts
-SPARE_FILES = 64  # descriptors that connections leave for the storage and whatever else
 DRAIN_CHECK_S = 0.01
 BODILESS = (204, 304)  # statuses whose answers have no body (RFC 9110, 15.3.5 and 15.4.5)
 
@@ -299,7 +297,7 @@ class Server:
         self._application = application
         self._settings = settings
         self._limits = Limits(
-            max_connections=min(settings.max_connections, max(1, _open_files() - SPARE_FILES)),
+            max_connections=settings.max_connections,
             max_connections_per_address=settings.max_connections_per_address,
             max_transit_bytes=settings.max_transit_bytes,
             max_header_bytes=settings.max_header_bytes,
@@ -343,9 +341,14 @@ class Server:
         self._check()
         return [_url(one, has_tls) for one in sockets]
 
-    def _has_room(self) -> bool:
+    def _has_room(self, address: str) -> bool:
         """For one more connection, if only to be told that there are too many."""
-        return len(self._connections) + len(self._handshakes) < self._limits.max_connections + MAX_REFUSED
+        limits, traffic, handshakes = self._limits, self._traffic, self._handshakes
+        of_address = traffic.by_address[address] + handshakes.by_address[address]
+        return (
+            len(traffic.members) + len(handshakes) < limits.max_connections + MAX_REFUSED
+            and of_address < limits.max_connections_per_address + MAX_REFUSED
+        )
 
     def accept(self) -> Connection:
         """One more connection, which its transport is still to be told to."""
@@ -379,12 +382,6 @@ class Server:
         self._check_timer.cancel()
         for connection in list(self._connections):
             connection.close()
-
-
-def _open_files() -> int:
-    """How many descriptors this process may have."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return soft if soft != resource.RLIM_INFINITY else 1 << 20
 
 
 def _bind(host: str, port: int) -> list[socket.socket]:

@@ -52,27 +52,27 @@ class Traffic(Generic[M]):
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.members: set[M] = set()
-        self._by_address: Counter[str] = Counter()
+        self.by_address: Counter[str] = Counter()
         self._weighed: set[M] = set()
         self._weighed_bytes = 0
 
     def enter(self, member: M) -> tuple[Overloaded | None, int]:
         """Count one more. Why it must be refused, and how many are too many with it."""
         self.members.add(member)
-        self._by_address[member.peer] += 1
+        self.by_address[member.peer] += 1
         over = len(self.members) - self.limits.max_connections
         if over > 0:
             return Overloaded("There are too many connections."), over
-        over = self._by_address[member.peer] - self.limits.max_connections_per_address
+        over = self.by_address[member.peer] - self.limits.max_connections_per_address
         if over > 0:
             return Overloaded("There are too many connections from this address."), over
         return None, 0
 
     def leave(self, member: M) -> None:
         self.members.discard(member)
-        self._by_address[member.peer] -= 1
-        if not self._by_address[member.peer]:
-            del self._by_address[member.peer]
+        self.by_address[member.peer] -= 1
+        if not self.by_address[member.peer]:
+            del self.by_address[member.peer]
         self.weigh(member, 0)
 
     def weigh(self, member: M, held_bytes: int) -> None:

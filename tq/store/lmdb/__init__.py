@@ -39,18 +39,16 @@ from tq.model import Command, StorageInfo
 from tq.store import Apply
 from tq.store.directory import DATA_FILE, DataDirectory
 from tq.store.faults import FaultNote
-from tq.store.lmdb.tx import LmdbTx, LookAgain
+from tq.store.lmdb.tx import MAP_BYTES, LmdbTx, LookAgain
 
 T = TypeVar("T")
 
-MAP_BYTES = 1 << 40  # 1 TiB of address space; a file never shrinks, so the bound is the disk or the quota
 MAX_READERS = 126  # LMDB's own default: this process uses one slot a thread, and tools a few more
 READER_CHECK_S = 5.0  # how often the slots of readers that died are freed, and the reserve is filled again
 DISK_CHECK_S = 1.0  # how often the room on the disk is looked at …
 PLENTY = 64  # … while it is so many reserves; else at each commit
 LOOK_AGAIN_FOR_S = 10.0  # after which it must not stop the event loop any more; it is damage while nothing is written
 LOOK_AGAIN_S = 0.0005  # a reader's pause for the writer, who has what it waits for in a moment
-
 WRITTEN = 32  # times what it costs to hold: a lease writes a record of up to 2 KB into pages that are half full
 
 _FULL_CODES = (errno.ENOSPC, errno.EDQUOT)
@@ -395,7 +393,6 @@ class LmdbStore:
 
     def _used_bytes(self) -> int:
         """Pages in use, counted by sub-database; LMDB's list of free pages itself is estimated."""
-
         used = 2 + self.read(LmdbTx.used_pages)  # the 2 meta pages
         free = self._file_bytes() // self._page_bytes - used
         return int((used + free // 256) * self._page_bytes)

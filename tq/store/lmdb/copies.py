@@ -1,8 +1,8 @@
 """Whole copies of a data directory: backed up, restored, and compacted.
 
-Each is filled as a directory that is still being made (see `store.directory`), synced, and only then gets
-its name: whatever ends the process, there is the old state or the new one, and what is half done is begun anew by the
-next run.
+Each is filled as a directory that is still being made (see `store.directory`) and synced, and only then gets its name,
+or, where a restore fills the directory in its place, is called complete: whatever ends the process, there is the old
+state or the new one, and what is half done is begun anew by the next run.
 """
 
 from __future__ import annotations

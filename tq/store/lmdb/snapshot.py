@@ -21,9 +21,8 @@ from lmdb import verify
 
 from tq.errors import EXIT_DATA, StartError
 from tq.store.directory import DATA_FILE, DirectoryToRead
-from tq.store.lmdb.tx import LmdbTx
+from tq.store.lmdb.tx import MAP_BYTES, LmdbTx
 
-MAP_BYTES = 1 << 40  # as the server's
 COPY_BYTES = 1 << 20  # read and written at a time
 
 Tell = Callable[[int], None]
