@@ -52,6 +52,8 @@ def dump(data_dir: Path, queues: tuple[str, ...], output: Path | None, resume: b
         lines = format_.lines(tx, queues, damaged.append)
         with progress("dump", sum(tx.space(name).count() for name in tx.spaces())) as tell:
             if output is None:
+                if sys.stdout is None:
+                    raise StartError("The stdout is closed; name a file with --output.", EXIT_DATA)
                 _write(sys.stdout.buffer, [head], tell)
                 _write(sys.stdout.buffer, lines, tell)
             else:

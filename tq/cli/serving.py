@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import signal
 import sys
 from functools import partial
@@ -106,7 +107,7 @@ async def _serve(settings: Settings) -> int:
         if settings.tokens or settings.tls_cert:
             loop.add_signal_handler(signal.SIGHUP, _reload, server, broker, settings)
         urls = await server.listen()
-        click.echo(f"tq {__version__} listens on {' and '.join(urls)}, data in {settings.data_dir}")
+        _say(f"tq {__version__} listens on {' and '.join(urls)}, data in {settings.data_dir}")
         await _first(stop, broker.failed)
         await server.close()
     finally:
@@ -116,6 +117,16 @@ async def _serve(settings: Settings) -> int:
         return 0
     click.echo(f"tq: {broker.failure.detail}", err=True)
     return EXIT_DAMAGED if isinstance(broker.failure, StorageDamaged) else EXIT_STORAGE_FAILED
+
+
+def _say(sentence: str) -> None:
+    """On stdout; one that takes nothing, as a file on a disk that is full, keeps nobody from receiving."""
+    try:
+        click.echo(sentence)
+    except OSError as error:
+        log.warning("stdout takes nothing (%s): %s", error.strerror, sentence)
+        # What is still in the buffer must go somewhere, or the end of the process would fail of it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _reload(server: Server, broker: Broker, settings: Settings) -> None:
