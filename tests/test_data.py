@@ -209,6 +209,27 @@ def test_a_kill_leaves_no_backup_or_a_whole_one(filled: Path, tmp_path: Path) ->
     assert not list(tmp_path.glob(".*"))
 
 
+def test_of_two_backups_of_one_name_one_is_refused_to_the_end(
+    filled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At no moment, and least when the first is complete, may the second begin to fill its directory anew."""
+    backup, rename, refusals = tmp_path / "backup", os.rename, []
+    with Snapshot(filled, lifecycle.MAX_SPACES) as snapshot:
+
+        def renamed(before: Path, after: Path) -> None:
+            if after == backup:
+                with pytest.raises(StartError, match="is held by another") as refusal:
+                    back_up(snapshot, backup, untold)
+                refusals.append(refusal)
+            rename(before, after)
+
+        monkeypatch.setattr(os, "rename", renamed)
+        back_up(snapshot, backup, untold)
+    assert len(refusals) == 1
+    assert sorted(entry.name for entry in backup.iterdir()) == ["FORMAT", DATA_FILE]
+    assert contents(backup) == contents(filled)
+
+
 def test_a_kill_leaves_nothing_restored_or_all(filled: Path, tmp_path: Path) -> None:
     new, before = tmp_path / "new", contents(filled)
     well("backup", "--data-dir", filled, tmp_path / "backup")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -343,6 +344,24 @@ def test_a_reader_that_goes_away_is_no_failure(tmp_path: Path) -> None:
         ran.stdout.close()
         assert ran.stderr.read() == b""
         ran.wait(COMMAND_SECONDS)
+
+
+def test_an_output_replaces_nothing_but_files(tmp_path: Path) -> None:
+    """A FIFO, a device or /dev/stdout would be one no more; and a link that lies in wait beside it leads nowhere."""
+    data, victim = tmp_path / "data", tmp_path / "victim"
+    open_store(data).close()
+    victim.write_text("mine")
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "device").symlink_to("/dev/null")
+    for name in ("fifo", "device"):
+        assert "is no file and would be replaced" in refused(4, "dump", "--data-dir", data, "--output", tmp_path / name)
+    (tmp_path / "out.part").symlink_to(victim)
+    for more in ((), ("--resume",)):
+        why = refused(4, "dump", "--data-dir", data, "--output", tmp_path / "out", *more)
+        assert "Too many levels of symbolic links" in why
+    assert victim.read_text() == "mine"
+    assert (tmp_path / "fifo").is_fifo()
+    assert (tmp_path / "device").is_symlink()
 
 
 def test_ctrl_c_is_one_sentence(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from tq.clock import TimerClock
 from tq.dump import End, Head, IdLine, Line, MessageLine, Part, QueueLine
 from tq.errors import EXIT_DATA, EXIT_FINDINGS, EXIT_STORAGE_FAILED, StartError, StorageFailed, StorageFull
 from tq.settings import Settings
-from tq.store.directory import sync_directory
+from tq.store.directory import open_private, sync_directory
 from tq.store.lmdb import LmdbStore
 from tq.store.lmdb.snapshot import Snapshot, Tell
 
@@ -75,10 +75,12 @@ def _write(file: BinaryIO, lines: Iterable[Line], tell: Tell) -> None:
 def _write_file(output: Path, head: Head, lines: Iterator[Line], tell: Tell, resume: bool) -> None:
     """Write a file that gets its name when it is complete and on disk. Raises StartError."""
     part = output.with_name(output.name + ".part")
+    if output.exists() and not output.is_file():
+        raise StartError(f"{output} is no file and would be replaced by one; redirect stdout to it instead.", EXIT_DATA)
     try:
         written = _whole_lines(part, head) if resume else 0
-        with part.open("r+b" if written else "wb") as file:
-            part.chmod(0o600)
+        with os.fdopen(open_private(part, os.O_RDWR | os.O_NOFOLLOW | (0 if written else os.O_TRUNC)), "r+b") as file:
+            os.fchmod(file.fileno(), 0o600)
             if written:
                 file.seek(0, os.SEEK_END)
                 _write(file, islice(lines, written - 1, None), tell)
@@ -96,7 +98,7 @@ def _whole_lines(part: Path, head: Head) -> int:
     """How many lines were written of this very dump; a half one behind them is cut off. Raises StartError."""
     if not part.exists():
         return 0
-    with part.open("r+b") as file:
+    with os.fdopen(open_private(part, os.O_RDWR | os.O_NOFOLLOW), "r+b") as file:
         count = size = 0
         for line in file:
             if not line.endswith(b"\n"):

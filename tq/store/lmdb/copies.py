@@ -39,8 +39,8 @@ def back_up(snapshot: Snapshot, target: Path, tell: Tell) -> None:
         with _filled(directory, snapshot.bytes):
             snapshot.copy_to(unfinished / DATA_FILE, tell)
         try:
-            (unfinished / "server.lock").unlink()
             unfinished.rename(target)
+            (target / "server.lock").unlink()  # not before: it keeps out another backup of the name
             sync_directory(target.parent)
         except OSError as error:
             raise StartError(f"The backup {target} could not be finished ({error.strerror}).", EXIT_DATA) from error
@@ -128,8 +128,8 @@ def _filled(directory: DataDirectory, size: int, state: str = CREATING) -> Itera
 
 
 def _clear(path: Path) -> None:
-    """Remove the files of a directory that was not completed, its FORMAT last."""
-    for name in (DATA_FILE, LOCK_FILE, "server.lock", "FORMAT.new", "FORMAT"):
+    """Remove the files of a directory that was not completed: FORMAT behind what it is about, and then the lock."""
+    for name in (DATA_FILE, LOCK_FILE, "FORMAT.new", "FORMAT", "server.lock"):
         (path / name).unlink(missing_ok=True)
 
 

@@ -20,7 +20,7 @@ import lmdb
 from lmdb import verify
 
 from tq.errors import EXIT_DATA, StartError
-from tq.store.directory import DATA_FILE, DirectoryToRead
+from tq.store.directory import DATA_FILE, DirectoryToRead, open_private
 from tq.store.lmdb.tx import LmdbTx
 
 MAP_BYTES = 1 << 40  # as the server's
@@ -102,8 +102,7 @@ class Snapshot:
     def copy_to(self, path: Path, tell: Tell = untold) -> None:
         """Copy the file, and return when the copy is on disk. Raises OSError."""
         view = _View(self._file, self._metas, tell)
-        with path.open("xb", buffering=0) as file:
-            path.chmod(0o600)
+        with os.fdopen(open_private(path, os.O_WRONLY | os.O_EXCL), "wb", buffering=0) as file:
             at = 0
             while at < self.bytes:
                 view.seek(at)
@@ -117,8 +116,7 @@ class Snapshot:
     def compact_to(self, path: Path) -> None:
         """Copy what is in use, without the free pages. Raises OSError, and StartError where LMDB cannot."""
         self.tx()
-        with path.open("xb", buffering=0) as file:
-            path.chmod(0o600)
+        with os.fdopen(open_private(path, os.O_WRONLY | os.O_EXCL), "wb", buffering=0) as file:
             try:
                 self._env.copyfd(file.fileno(), compact=True)
             except lmdb.Error as error:
