@@ -179,6 +179,11 @@ def lines_of(number: int) -> list[bytes]:
     return [json.dumps(line).encode() for line in lines]
 
 
+def bad(**fields: Any) -> bytes:
+    """The line of a message."""
+    return json.dumps({"line": "message", "queue": "q", "id": 1, "sent_at_ms": 1, **fields}).encode()
+
+
 @pytest.mark.parametrize(
     ("line", "why"),
     [
@@ -191,6 +196,12 @@ def lines_of(number: int) -> list[bytes]:
             b'{"line":"message","queue":"q","id":1,"sent_at_ms":1,"content":1,"group":"' + b"x" * 129 + b'"}',
             "128 bytes",
         ),
+        (bad(base64="AAAA", content_type="x\r\nSet-Cookie: evil"), "printable ASCII"),
+        (bad(base64="AAAA", content_type="x/\u4e2d"), "printable ASCII"),
+        (bad(content=1, sent_at_ms=1 << 48), "sent_at_ms"),
+        (bad(content=1, dead_letter={"source": "x", "reason": "y", "receive_count": 1 << 70}), "dead_letter"),
+        (bad(content=1, receive_count=1, receives_before=2), "receives_before"),
+        (bad(content=1, uuid="AAAA"), "16 bytes"),
         (b'{"line":"queue","name":"q.fifo","settings":{}}', "'.fifo'"),
         (b'{"line":"queue","name":"/","settings":{}}', "A queue name"),
         (b'{"line":"queue","name":"z","settings":{"fifo":1}}', "fifo"),
