@@ -485,7 +485,7 @@ def test_all_of_it_is_for_its_owner_only(tmp_path: Path, caplog: pytest.LogCaptu
         open_store(path).close()
     finally:
         os.umask(before)
-    private = dict.fromkeys(("FORMAT", "data.mdb", "lock.mdb", "server.lock", "reserve"), 0o600)
+    private = dict.fromkeys(("FORMAT", "data.mdb", "lock.mdb", "server.lock", "reserve", "fault"), 0o600)
     assert modes(path) == private
     assert stat.S_IMODE(path.stat().st_mode) == 0o700
     assert caplog.text == ""

@@ -40,7 +40,7 @@ LOCK_FILE = "lock.mdb"
 
 EXTENT_BYTES = 1 << 20  # written ahead of the data at a time: a millisecond of a disk's time
 
-_FILES = ("FORMAT", DATA_FILE, LOCK_FILE, "server.lock", "reserve")
+_FILES = ("FORMAT", DATA_FILE, LOCK_FILE, "server.lock", "reserve", "fault")
 
 log = logging.getLogger("tq.store")
 
