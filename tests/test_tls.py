@@ -287,6 +287,23 @@ def test_handshakes_count_as_connections(start: Callable[..., Server], pki: Pki)
     assert server.stop() == 0
 
 
+def test_handshakes_count_as_connections_of_their_address(start: Callable[..., Server], pki: Pki) -> None:
+    """The limit of one address is 4, and 32 more may be told so; another address is served meanwhile."""
+    server = start(*pki.flags("--max-connections", "1000", "--max-connections-per-address", "4"))
+    begun = [socket.create_connection(("127.0.0.1", server.port), timeout=TIMEOUT_S) for _ in range(60)]
+    try:
+        wait_until(lambda: sum(map(is_open, begun)) == 36)
+        raw = socket.create_connection(("127.0.0.1", server.port), TIMEOUT_S, ("127.0.0.2", 0))
+        with pki.trusting().wrap_socket(raw, server_hostname="localhost") as other:
+            other.sendall(LAST)
+            assert other.recv(65_536).startswith(b"HTTP/1.1 200")
+    finally:
+        for connection in begun:
+            connection.close()
+    wait_until(lambda: can_connect(server, pki))
+    assert server.stop() == 0
+
+
 def can_connect(server: Server, pki: Pki) -> bool:
     with suppress(OSError):
         return answer(server, pki.trusting()).startswith(b"HTTP/1.1 200")

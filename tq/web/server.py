@@ -343,9 +343,14 @@ class Server:
         self._check()
         return [_url(one, has_tls) for one in sockets]
 
-    def _has_room(self) -> bool:
-        """For one more connection, if only to be told that there are too many."""
-        return len(self._connections) + len(self._handshakes) < self._limits.max_connections + MAX_REFUSED
+    def _has_room(self, peer: str) -> bool:
+        """For one more connection from an address, if only to be told that there are too many."""
+        all_of_them = len(self._connections) + len(self._handshakes)
+        from_there = self._traffic.count_from(peer) + self._handshakes.count_from(peer)
+        return (
+            all_of_them < self._limits.max_connections + MAX_REFUSED
+            and from_there < self._limits.max_connections_per_address + MAX_REFUSED
+        )
 
     def accept(self) -> Connection:
         """One more connection, which its transport is still to be told to."""

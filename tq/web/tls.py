@@ -6,7 +6,9 @@ import asyncio
 import logging
 import socket
 import ssl
+from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from tq.errors import EXIT_USAGE, StartError
@@ -73,17 +75,24 @@ class Handshakes:
     asyncio's own servers tell of a connection only when its handshake is over, and keep the context they began with.
     """
 
-    def __init__(self, accept: Callable[[], asyncio.Protocol], has_room: Callable[[], bool], seconds: float) -> None:
-        """`accept` makes the protocol of a connection that has one behind it; `seconds` is all that it may take."""
+    def __init__(self, accept: Callable[[], asyncio.Protocol], has_room: Callable[[str], bool], seconds: float) -> None:
+        """`accept` makes the protocol of a connection that has one behind it; `seconds` is all that it may take.
+
+        `has_room` says whether there may be one more from an address.
+        """
         self._accept = accept
         self._has_room = has_room
         self._seconds = seconds
         self.context: ssl.SSLContext | None = None  # of those that begin now
         self._listening: dict[socket.socket, asyncio.Task[None]] = {}
         self._running: set[asyncio.Task[None]] = set()
+        self._by_address: Counter[str] = Counter()
 
     def __len__(self) -> int:
         return len(self._running)
+
+    def count_from(self, peer: str) -> int:
+        return self._by_address[peer]
 
     def listen(self, listening: socket.socket) -> None:
         listening.setblocking(False)
@@ -105,12 +114,20 @@ class Handshakes:
                 log.warning("a connection could not be accepted: %s", error)
                 await asyncio.sleep(ACCEPT_AGAIN_S)
                 continue
-            if self._has_room():
-                task = loop.create_task(self._shake_hands(accepted, str(peer[0])))
+            address = str(peer[0])
+            if self._has_room(address):
+                task = loop.create_task(self._shake_hands(accepted, address))
                 self._running.add(task)
-                task.add_done_callback(self._running.discard)
+                self._by_address[address] += 1
+                task.add_done_callback(partial(self._end, address))
             else:
                 accepted.close()
+
+    def _end(self, address: str, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        self._by_address[address] -= 1
+        if not self._by_address[address]:
+            del self._by_address[address]
 
     async def _shake_hands(self, accepted: socket.socket, peer: str) -> None:
         try:

@@ -68,6 +68,9 @@ class Traffic(Generic[M]):
             return Overloaded("There are too many connections from this address."), over
         return None, 0
 
+    def count_from(self, peer: str) -> int:
+        return self._by_address[peer]
+
     def leave(self, member: M) -> None:
         self.members.discard(member)
         self._by_address[member.peer] -= 1
