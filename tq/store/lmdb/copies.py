@@ -84,8 +84,9 @@ def compact(path: Path, max_spaces: int) -> tuple[int, int]:
                 with _filled(copy, before.tx().used_pages() * before.page_bytes):
                     before.compact_to(compacted / DATA_FILE)
                 _compare(before, compacted, max_spaces)
+                # It counts the commits of the old file: nobody may find it beside the new one.
+                (path / LOCK_FILE).unlink(missing_ok=True)
                 (compacted / DATA_FILE).rename(path / DATA_FILE)
-                (path / LOCK_FILE).unlink(missing_ok=True)  # it counts the commits of the old file
                 sync_directory(path)
             finally:
                 copy.close()
