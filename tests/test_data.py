@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from io import BytesIO
@@ -27,7 +28,7 @@ from tq.codec import MessageRecord
 from tq.errors import StartError
 from tq.keys import DueKind
 from tq.model import CreateQueue, Draft, PurgeQueue, Receive, Send, Sweep
-from tq.store.directory import COPYING, DATA_FILE, FORMAT, DataDirectory
+from tq.store.directory import COPYING, DATA_FILE, FORMAT, LOCK_FILE, DataDirectory
 from tq.store.lmdb.copies import back_up, compact, restore
 from tq.store.lmdb.snapshot import Snapshot, Tell, untold
 
@@ -207,6 +208,27 @@ def test_a_kill_leaves_no_backup_or_a_whole_one(filled: Path, tmp_path: Path) ->
             assert contents(backup) == before
             shutil.rmtree(backup)
     assert not list(tmp_path.glob(".*"))
+
+
+def test_of_two_backups_of_one_name_one_is_refused_to_the_end(
+    filled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At no moment, and least when the first is complete, may the second begin to fill its directory anew."""
+    backup, rename, refusals = tmp_path / "backup", os.rename, []
+    with Snapshot(filled, lifecycle.MAX_SPACES) as snapshot:
+
+        def renamed(before: Path, after: Path) -> None:
+            if after == backup:
+                with pytest.raises(StartError, match="is held by another") as refusal:
+                    back_up(snapshot, backup, untold)
+                refusals.append(refusal)
+            rename(before, after)
+
+        monkeypatch.setattr(os, "rename", renamed)
+        back_up(snapshot, backup, untold)
+    assert len(refusals) == 1
+    assert sorted(entry.name for entry in backup.iterdir()) == ["FORMAT", DATA_FILE]
+    assert contents(backup) == contents(filled)
 
 
 def test_a_kill_leaves_nothing_restored_or_all(filled: Path, tmp_path: Path) -> None:
@@ -487,6 +509,32 @@ def test_nothing_is_compacted_that_is_being_read(tmp_path: Path) -> None:
         assert "is being read by another command" in one_sentence(ran.stderr)
         assert dump(snapshot.tx()) == before
     assert contents(path) == before
+
+
+@pytest.mark.parametrize("at", ["unlink", "rename"])
+def test_a_check_that_comes_while_files_are_replaced_does_not_hang(tmp_path: Path, at: str) -> None:
+    """It opens both files, and waits for the lock of the readers. LMDB's count of the old file is not the new one's."""
+    path = emptied(tmp_path / "data")
+    child = os.fork()
+    if child == 0:
+        call = getattr(os, at)
+
+        def slow(place: Path, *more: Path) -> None:
+            if path in (place.parent, *(other.parent for other in more)) and place.name in (LOCK_FILE, DATA_FILE):
+                (tmp_path / "here").touch()
+                time.sleep(1)
+            call(place, *more)
+
+        setattr(os, at, slow)
+        try:
+            compact(path, lifecycle.MAX_SPACES)
+        finally:
+            os._exit(sys.exc_info()[0] is not None)
+    wait_until(lambda: (tmp_path / "here").exists(), 30)
+    checked = tq("check", "--data-dir", path)
+    assert os.waitpid(child, 0)[1] == 0
+    assert (checked.returncode, checked.stderr) == (0, "") or "it was replaced at this moment" in checked.stderr
+    assert "sound" in well("check", "--data-dir", path)
 
 
 def test_a_kill_leaves_the_old_file_or_the_new(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import re
@@ -407,6 +408,20 @@ def test_a_directory_has_one_server(data_dir: Path) -> None:
     store = open_store(data_dir)
     assert store.read(lambda tx: tx.space(keys.QUEUES).count()) == 2
     store.close()
+
+
+def test_a_lock_that_was_removed_meanwhile_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever holds it removes it between another's open and flock; a third would make a new one, and hold that too."""
+    flock = fcntl.flock
+
+    def removed_before(descriptor: int, operation: int) -> None:
+        (tmp_path / "server.lock").unlink()
+        flock(descriptor, operation)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "flock", removed_before)
+        assert "is held by another tq server" in why_refused(tmp_path)
+    DataDirectory(tmp_path).close()
 
 
 def test_a_refused_start_holds_nothing(data_dir: Path) -> None:

@@ -176,6 +176,11 @@ def lines_of(number: int) -> list[bytes]:
     return [json.dumps(line).encode() for line in lines]
 
 
+def bad(**fields: Any) -> bytes:
+    """The line of a message."""
+    return json.dumps({"line": "message", "queue": "q", "id": 1, "sent_at_ms": 1, **fields}).encode()
+
+
 @pytest.mark.parametrize(
     ("line", "why"),
     [
@@ -188,6 +193,12 @@ def lines_of(number: int) -> list[bytes]:
             b'{"line":"message","queue":"q","id":1,"sent_at_ms":1,"content":1,"group":"' + b"x" * 129 + b'"}',
             "128 bytes",
         ),
+        (bad(base64="AAAA", content_type="x\r\nSet-Cookie: evil"), "printable ASCII"),
+        (bad(base64="AAAA", content_type="x/\u4e2d"), "printable ASCII"),
+        (bad(content=1, sent_at_ms=1 << 48), "sent_at_ms"),
+        (bad(content=1, dead_letter={"source": "x", "reason": "y", "receive_count": 1 << 70}), "dead_letter"),
+        (bad(content=1, receive_count=1, receives_before=2), "receives_before"),
+        (bad(content=1, uuid="AAAA"), "16 bytes"),
         (b'{"line":"queue","name":"q.fifo","settings":{}}', "'.fifo'"),
         (b'{"line":"queue","name":"/","settings":{}}', "A queue name"),
         (b'{"line":"queue","name":"z","settings":{"fifo":1}}', "fifo"),
@@ -391,6 +402,17 @@ def test_a_reader_that_goes_away_is_no_failure(tmp_path: Path) -> None:
         ran.stdout.close()
         assert ran.stderr.read() == b""
         ran.wait(COMMAND_SECONDS)
+
+
+def test_a_link_that_lies_in_wait_leads_nowhere(tmp_path: Path) -> None:
+    data, victim = tmp_path / "data", tmp_path / "victim"
+    open_store(data).close()
+    victim.write_text("mine")
+    (tmp_path / "out.part").symlink_to(victim)
+    for more in ((), ("--resume",)):
+        why = refused(4, "dump", "--data-dir", data, "--output", tmp_path / "out", *more)
+        assert "Too many levels of symbolic links" in why
+    assert victim.read_text() == "mine"
 
 
 def test_ctrl_c_is_one_sentence(tmp_path: Path) -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import shlex
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -14,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.guarded import create
-from tests.harness import Server
+from tests.harness import ROOT, START_SECONDS, Server, open_store
 from tq.logs import FLUSH_S, MAX_ALIKE, MAX_LINES, StderrHandler
 
 Log = tuple[logging.Logger, StderrHandler, int]
@@ -119,3 +122,46 @@ def test_a_server_whose_stderr_is_blocked_goes_on(tmp_path: Path, start: Callabl
     read = b"".join(iter(lambda: os.read(reading, 1 << 16), b""))
     os.close(reading)
     assert set(read.splitlines()[0]) == {ord("x")}
+
+
+# --- descriptors that are closed or take nothing -----------------------------------------------
+
+
+def run_shell(line: str) -> subprocess.CompletedProcess[str]:
+    """A command with what the shell closes or redirects; `tq ` is what it begins with."""
+    command = ["sh", "-c", line.replace("tq ", f"exec {shlex.quote(sys.executable)} -m tq ", 1)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT, check=False)
+
+
+@pytest.mark.parametrize("closed", ["2>&-", "0<&- 2>&-"])
+def test_a_server_without_stderr_stops_in_order(tmp_path: Path, closed: str) -> None:
+    with Server(tmp_path / "data", wrapper=("sh", "-c", f'exec "$0" "$@" {closed}')) as server:
+        descriptors = Path(f"/proc/{server.process.pid}/fd")
+        assert (descriptors / "2").readlink() == Path("/dev/null")
+        assert server.request("GET", "/healthz").status == 200
+        assert server.stop() == 0
+
+
+def test_commands_without_stdout_or_stderr(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    open_store(data).close()
+    dumped = tmp_path / "dumped"
+    assert run_shell(f"tq dump --data-dir {data} --output {dumped} 2>&-").returncode == 0
+    for closed in ("2>&-", "1>&-", "0<&- 1>&- 2>&-"):
+        for words in ("check", f"load {dumped}", "compact"):
+            assert run_shell(f"tq {words} --data-dir {data} {closed}").returncode == 0
+    done = run_shell(f"tq dump --data-dir {data} 1>&-")
+    assert (done.returncode, done.stderr) == (4, "tq: The stdout is closed; name a file with --output.\n")
+
+
+def test_a_server_whose_stdout_takes_nothing_serves(tmp_path: Path) -> None:
+    """The log is the only place where its address is said then."""
+    command = [sys.executable, "-m", "tq", "serve", "--port", "0", "--data-dir", str(tmp_path / "data")]
+    with Path("/dev/full").open("wb") as full:
+        process = subprocess.Popen(command, stdout=full, stderr=subprocess.PIPE, cwd=ROOT)
+    assert process.stderr
+    with process.stderr:
+        assert b"stdout takes nothing (No space left on device): tq " in process.stderr.readline()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(START_SECONDS) == 0
+        assert process.stderr.read() == b""

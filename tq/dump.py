@@ -30,8 +30,9 @@ from tq.lifecycle.places import key_in, locate, read, space_of, unpack
 from tq.store import Tx
 
 FORMAT = 1
+UUID_BYTES = 16
 
-MAX_MS = (1 << 53) - 1  # what every JSON parser takes for a whole number
+MAX_MS = 253_402_300_799_999  # the end of the year 9999, behind which no time is shown
 
 _NAME = re.compile(model.ANY_QUEUE_NAME)
 _Ms = Annotated[int, Meta(ge=0, le=MAX_MS)]
@@ -253,6 +254,7 @@ def part_of(line: QueueLine | MessageLine | IdLine) -> Part:
     if isinstance(line, IdLine):
         return model.LoadedId(line.queue, line.dedup_id, line.until_ms, line.group)
     content, media_type = _content_of(line)
+    _check_history(line)
     attributes = {name: model.Attribute(*pair) for name, pair in (line.attributes | line.binary_attributes).items()}
     message = model.Message(
         id=line.id,
@@ -287,6 +289,19 @@ def _content_of(line: MessageLine) -> tuple[bytes, str | None]:
         found.append((line.base64, line.content_type))
     if len(found) != 1:
         raise ValueError("a message has one of content, text and base64")
-    if len(found[0][0]) > model.MAX_MESSAGE_BYTES:
+    [(content, media_type)] = found
+    if len(content) > model.MAX_MESSAGE_BYTES:
         raise ValueError("the message is too large")
-    return found[0]
+    if media_type and not model.is_media_type(media_type):  # it becomes a header
+        raise ValueError(f"a content_type has at most {model.MAX_TYPE_LENGTH} printable ASCII characters")
+    return content, media_type
+
+
+def _check_history(line: MessageLine) -> None:
+    """Raises ValueError for what no message can have behind it."""
+    if line.dead_letter and not 0 <= line.dead_letter.receive_count < 1 << 31:
+        raise ValueError("the receive_count of dead_letter is out of range")
+    if line.receives_before > line.receive_count:
+        raise ValueError("receives_before is more than receive_count")
+    if line.uuid is not None and len(line.uuid) != UUID_BYTES:
+        raise ValueError(f"a uuid has {UUID_BYTES} bytes")

@@ -73,7 +73,7 @@ def on_data(command: Callable[..., None]) -> Callable[..., None]:
 @contextmanager
 def progress(label: str, length: int) -> Iterator[Tell]:
     """A bar on a terminal, of what has a length; yields what is called with every step."""
-    if not sys.stderr.isatty() or not length:
+    if sys.stderr is None or not sys.stderr.isatty() or not length:  # None where it was closed
         yield untold
         return
     steps = max(1, length // BAR_UPDATES)

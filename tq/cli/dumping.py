@@ -24,7 +24,7 @@ from tq.clock import TimerClock
 from tq.dump import End, Head, IdLine, Line, MessageLine, Part, QueueLine
 from tq.errors import EXIT_DATA, EXIT_FINDINGS, EXIT_STORAGE_FAILED, EXIT_USAGE, StartError, StorageFailed, StorageFull
 from tq.settings import Settings
-from tq.store.directory import sync_directory
+from tq.store.directory import open_private, sync_directory
 from tq.store.lmdb import LmdbStore
 from tq.store.lmdb.snapshot import Snapshot, Tell
 
@@ -59,12 +59,12 @@ def dump(data_dir: Path, queues: tuple[str, ...], output: Path | None, resume: b
             if not format_.matching(tx, (pattern,)):
                 raise StartError(f"There is no queue {pattern!r}.", EXIT_USAGE)
         lines = format_.lines(tx, queues, damaged.append)
-        is_seen = output is None and sys.stdout.isatty()  # then a bar would be in the midst of it
+        is_seen = output is None and _stdout().isatty()  # then a bar would be in the midst of it
         with progress("dump", 0 if is_seen else sum(tx.space(name).count() for name in tx.spaces())) as tell:
             if output is not None and is_file:
                 _write_file(Path(os.path.realpath(output)), head, lines, tell, resume)
             else:
-                with output.open("wb") if output else nullcontext(sys.stdout.buffer) as file:
+                with output.open("wb") if output else nullcontext(_stdout()) as file:
                     _write(file, [head], tell)
                     _write(file, lines, tell)
     if is_file and output is not None:
@@ -73,6 +73,13 @@ def dump(data_dir: Path, queues: tuple[str, ...], output: Path | None, resume: b
         click.echo(f"tq: Left out, because it is damaged: {sentence}.", err=True)
     if damaged:
         sys.exit(EXIT_FINDINGS)
+
+
+def _stdout() -> BinaryIO:
+    """Raises StartError."""
+    if sys.stdout is None:
+        raise StartError("The stdout is closed; name a file with --output.", EXIT_DATA)
+    return sys.stdout.buffer
 
 
 def _write(file: BinaryIO, lines: Iterable[Line], tell: Tell) -> None:
@@ -88,8 +95,8 @@ def _write_file(output: Path, head: Head, lines: Iterator[Line], tell: Tell, res
     part = output.with_name(output.name + ".part")
     try:
         written = _whole_lines(part, head) if resume else 0
-        with part.open("r+b" if written else "wb") as file:
-            part.chmod(0o600)
+        with os.fdopen(open_private(part, os.O_RDWR | os.O_NOFOLLOW | (0 if written else os.O_TRUNC)), "r+b") as file:
+            os.fchmod(file.fileno(), 0o600)
             if written:
                 file.seek(0, os.SEEK_END)
                 _write(file, islice(lines, written - 1, None), tell)
@@ -107,7 +114,7 @@ def _whole_lines(part: Path, head: Head) -> int:
     """How many lines were written of this very dump; a half one behind them is cut off. Raises StartError."""
     if not part.exists():
         return 0
-    with part.open("r+b") as file:
+    with os.fdopen(open_private(part, os.O_RDWR | os.O_NOFOLLOW), "r+b") as file:
         count = size = 0
         for line in file:
             if not line.endswith(b"\n"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import resource
 import signal
 import sys
@@ -131,13 +132,23 @@ async def _serve(settings: Settings) -> StorageFailed | None:
             server.use_tokens(tokens.load(Path(settings.tokens)))
         loop.add_signal_handler(signal.SIGHUP, _reload, server, broker, settings)
         urls = await server.listen()
-        click.echo(f"tq {__version__} listens on {' and '.join(urls)}, data in {settings.data_dir}")
+        _say(f"tq {__version__} listens on {' and '.join(urls)}, data in {settings.data_dir}")
         await _first(stop, broker.failed)
         await server.close()
     finally:
         await broker.close()
         signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)  # one more must not change the exit code when the loop is gone
     return broker.failure
+
+
+def _say(sentence: str) -> None:
+    """On stdout; one that takes nothing, as a file on a disk that is full, keeps nobody from receiving."""
+    try:
+        click.echo(sentence)
+    except OSError as error:
+        log.warning("stdout takes nothing (%s): %s", error.strerror, sentence)
+        # What is still in the buffer must go somewhere, or the end of the process would fail of it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _reload(server: Server, broker: Broker, settings: Settings) -> None:

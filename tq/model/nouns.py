@@ -22,6 +22,7 @@ MAX_POLLED = 100  # queues in one receive
 MAX_PRIORITY = 9
 MAX_GROUP_BYTES = 128  # UTF-8 of a group or a deduplication id: they are parts of keys
 MAX_LIMIT = (1 << 63) - 1  # of messages or bytes in a queue: what a record on disk can hold
+MAX_TYPE_LENGTH = 255  # characters of a Content-Type that is kept; RFC 6838 allows 127 on each side of the slash
 MAX_HEADERS_BYTES = 65_536  # UTF-8 of one message's headers, names and values
 
 MAX_VISIBILITY_S = 43_200  # 12 hours, as in SQS
@@ -147,6 +148,11 @@ class SettingsChange(Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 
 TEXT = ""
 """The `media_type` of content that is text in UTF-8 and stands for a JSON string."""
+
+
+def is_media_type(text: str) -> bool:
+    """Whether it can be kept with content, for it becomes a header when that is received."""
+    return len(text) <= MAX_TYPE_LENGTH and text.isascii() and text.isprintable()
 
 
 class Attribute(Struct, frozen=True, array_like=True):

@@ -61,7 +61,7 @@ class DataDirectory:
         self._ahead_bytes = 0  # how long it was then
         try:
             _make(path)
-            self._lock = _open_private(path / "server.lock", os.O_RDWR)
+            self._lock = open_private(path / "server.lock", os.O_RDWR)
         except OSError as error:
             raise StartError(
                 f"The data directory {path} cannot be used ({error.strerror}); choose another with --data-dir.",
@@ -69,6 +69,9 @@ class DataDirectory:
             ) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Whoever held it may just have removed it, as what is cut off does: then another one is the lock now.
+            if not self._is_named("server.lock", self._lock):
+                raise BlockingIOError
         except BlockingIOError as error:
             os.close(self._lock)
             raise StartError(
@@ -83,6 +86,13 @@ class DataDirectory:
         if self._data >= 0:
             os.close(self._data)
         os.close(self._lock)
+
+    def _is_named(self, name: str, descriptor: int) -> bool:
+        """Whether the name stands for what was opened by it."""
+        try:
+            return os.path.samestat((self.path / name).stat(), os.fstat(descriptor))
+        except FileNotFoundError:
+            return False
 
     def _shut_out_others(self) -> None:
         """Let the owner alone read the files, which earlier versions did not see to; the directory is the user's."""
@@ -192,7 +202,7 @@ class DataDirectory:
         path = self.path / "reserve"
         try:
             if not path.exists() or path.stat().st_size < size:
-                with os.fdopen(_open_private(path, os.O_WRONLY), "wb") as file:
+                with os.fdopen(open_private(path, os.O_WRONLY), "wb") as file:
                     os.posix_fallocate(file.fileno(), 0, size)
         except OSError:
             with suppress(OSError):
@@ -222,7 +232,7 @@ class DataDirectory:
 
     def _write_format(self, text: str) -> None:
         temporary = self.path / "FORMAT.new"
-        with os.fdopen(_open_private(temporary, os.O_WRONLY | os.O_TRUNC), "w", encoding="utf-8") as file:
+        with os.fdopen(open_private(temporary, os.O_WRONLY | os.O_TRUNC), "w", encoding="utf-8") as file:
             file.write(text + "\n")
             file.flush()
             os.fsync(file.fileno())
@@ -252,8 +262,8 @@ class DirectoryToRead(DataDirectory):
         return StartError(f"The directory {self.path} {why}.", EXIT_DATA)
 
 
-def _open_private(path: Path, flags: int) -> int:
-    """A descriptor of a file that is made when it is absent, for its owner only."""
+def open_private(path: Path, flags: int) -> int:
+    """A descriptor of a file that is made when it is absent, for its owner only from the first moment."""
     return os.open(path, flags | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 

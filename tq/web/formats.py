@@ -40,7 +40,6 @@ MSGPACK = "application/msgpack"
 OCTETS = "application/octet-stream"
 
 MAX_LINES = 10 * MAX_BATCH  # of NDJSON, some of which may be blank
-MAX_TYPE_LENGTH = 255  # characters of a Content-Type that is kept; RFC 6838 allows 127 on each side of the slash
 
 
 # --- in -------------------------------------------------------------
@@ -232,8 +231,8 @@ def _from_msgpack(content: Raw) -> tuple[bytes, str | None]:
 
 
 def _kept_type(content_type: str) -> str:
-    if len(content_type) > MAX_TYPE_LENGTH or not content_type.isascii() or not content_type.isprintable():
-        raise InvalidRequest(f"Content-Type has at most {MAX_TYPE_LENGTH} printable ASCII characters.")
+    if not model.is_media_type(content_type):
+        raise InvalidRequest(f"Content-Type has at most {model.MAX_TYPE_LENGTH} printable ASCII characters.")
     return content_type
 
 

@@ -38,8 +38,8 @@ def back_up(snapshot: Snapshot, target: Path, tell: Tell) -> None:
         with _filled(directory, snapshot.bytes):
             snapshot.copy_to(unfinished / DATA_FILE, tell)
         try:
-            (unfinished / "server.lock").unlink()
             unfinished.rename(target)
+            (target / "server.lock").unlink()  # not before: it keeps out another backup of the name
             sync_directory(target.parent)
         except OSError as error:
             raise StartError(f"The backup {target} could not be finished ({error.strerror}).", EXIT_DATA) from error
@@ -83,8 +83,9 @@ def compact(path: Path, max_spaces: int) -> tuple[int, int]:
                 with _filled(copy, before.tx().used_pages() * before.page_bytes):
                     before.compact_to(compacted / DATA_FILE)
                 _compare(before, compacted, max_spaces)
+                # It counts the commits of the old file: nobody may find it beside the new one.
+                (path / LOCK_FILE).unlink(missing_ok=True)
                 (compacted / DATA_FILE).rename(path / DATA_FILE)
-                (path / LOCK_FILE).unlink(missing_ok=True)  # it counts the commits of the old file
                 sync_directory(path)
             finally:
                 copy.close()
@@ -125,8 +126,8 @@ def _filled(directory: DataDirectory, size: int) -> Iterator[None]:
 
 
 def _clear(path: Path) -> None:
-    """Remove the files of a directory that was not completed, its FORMAT last."""
-    for name in (DATA_FILE, LOCK_FILE, "server.lock", "FORMAT.new", "FORMAT"):
+    """Remove the files of a directory that was not completed: FORMAT behind what it is about, and then the lock."""
+    for name in (DATA_FILE, LOCK_FILE, "FORMAT.new", "FORMAT", "server.lock"):
         (path / name).unlink(missing_ok=True)
 
 

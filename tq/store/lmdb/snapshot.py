@@ -10,6 +10,7 @@ whole.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -20,10 +21,13 @@ import lmdb
 from lmdb import verify
 
 from tq.errors import EXIT_DATA, StartError
-from tq.store.directory import DATA_FILE, DirectoryToRead
+from tq.store.directory import DATA_FILE, LOCK_FILE, DirectoryToRead, open_private
 from tq.store.lmdb.tx import MAP_BYTES, LmdbTx
 
+PIN_S = 10.0  # after which what LMDB counts is not of this file
 COPY_BYTES = 1 << 20  # read and written at a time
+
+REPLACED = "it was replaced at this moment; try again"
 
 Tell = Callable[[int], None]
 """Is called with how many bytes were done since the last call."""
@@ -48,6 +52,7 @@ class Snapshot:
         except OSError as error:
             raise self._unreadable(error) from error
         try:
+            before = self._lock_file()
             self._env = lmdb.open(
                 str(path),
                 map_size=MAP_BYTES,
@@ -58,6 +63,8 @@ class Snapshot:
                 mode=0o600,
             )
             try:
+                if before not in (None, self._lock_file()):  # somebody was waited for, who has replaced both files
+                    raise OSError(REPLACED)
                 self._pin()
             except BaseException:
                 self._env.close()
@@ -68,10 +75,19 @@ class Snapshot:
                 raise self._unreadable(error) from error
             raise
 
+    def _lock_file(self) -> tuple[int, int] | None:
+        """Which file LMDB's table of readers is now."""
+        try:
+            figures = (self.path / LOCK_FILE).stat()
+        except FileNotFoundError:
+            return None
+        return figures.st_dev, figures.st_ino
+
     def _pin(self) -> None:
         if not os.path.samestat(os.fstat(self._file), (self.path / DATA_FILE).stat()):
-            raise OSError("it was replaced at this moment; try again")
+            raise OSError(REPLACED)
         self.page_bytes: int = self._env.stat()["psize"]
+        give_up_at = time.monotonic() + PIN_S
         while True:
             self._txn = self._env.begin()
             self._metas = os.pread(self._file, 2 * self.page_bytes, 0)
@@ -79,6 +95,8 @@ class Snapshot:
             if latest["last_txnid"] == self._txn.id():
                 break
             self._txn.abort()
+            if time.monotonic() > give_up_at:
+                raise OSError("lock.mdb is of another file")
         self.bytes: int = (latest["last_pgno"] + 1) * self.page_bytes
         meta = self._metas[self.page_bytes * (self._txn.id() % 2) :][: self.page_bytes]
         self.number = f"{self._txn.id()}-{sha256(meta).hexdigest()[:16]}"
@@ -112,8 +130,7 @@ class Snapshot:
     def copy_to(self, path: Path, tell: Tell = untold) -> None:
         """Copy the file, and return when the copy is on disk. Raises OSError."""
         view = _View(self._file, self._metas, tell)
-        with path.open("xb", buffering=0) as file:
-            path.chmod(0o600)
+        with os.fdopen(open_private(path, os.O_WRONLY | os.O_EXCL), "wb", buffering=0) as file:
             at = 0
             while at < self.bytes:
                 view.seek(at)
@@ -127,8 +144,7 @@ class Snapshot:
     def compact_to(self, path: Path) -> None:
         """Copy what is in use, without the free pages. Raises OSError, and StartError where LMDB cannot."""
         self.tx()
-        with path.open("xb", buffering=0) as file:
-            path.chmod(0o600)
+        with os.fdopen(open_private(path, os.O_WRONLY | os.O_EXCL), "wb", buffering=0) as file:
             try:
                 self._env.copyfd(file.fileno(), compact=True)
             except lmdb.Error as error:
