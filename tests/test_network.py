@@ -412,6 +412,6 @@ def test_no_promise_breaks_on_a_network_that_does(tmp_path: Path, seconds: float
     lived, moved = leasing.life_figures(lives), removing.figures(recorder.history(left))
     print({name: number for name, number in sorted((lived + moved).items()) if "unknown" in name or "ok" in name})
     for name in ("unknown sends", "unknown receives"):
-        assert min(lived[name], moved[name]) >= seconds, name
+        assert min(lived[name], moved[name]) >= seconds / 4, name
     assert check_lives(lives) == []
     assert check(recorder.history(left)) == []
