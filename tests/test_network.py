@@ -372,8 +372,8 @@ def any_plan(chance: random.Random) -> Plan:
     )
 
 
-def is_cut_settling(request: Request) -> bool:
-    return request.outcome == "unknown" and request.operation in ("settle", "transact")
+def cut_off(requests: list[Any], *operations: str) -> int:
+    return sum(request.outcome == "unknown" and request.operation in operations for request in requests)
 
 
 @pytest.mark.parametrize("seconds", [CHAOS_SECONDS, pytest.param(60, marks=pytest.mark.slow)])
@@ -393,11 +393,15 @@ def test_no_promise_breaks_on_a_network_that_does(tmp_path: Path, seconds: float
             client.start()
         place.announce(proxy.port)
         over_s = time.monotonic() + seconds
+
+        def is_enough() -> bool:
+            """So much was cut off of each kind, however busy the machine is."""
+            lived, moved = list(requests), list(recorder.operations)
+            kinds = (each for name in ("send", "receive") for each in (cut_off(lived, name), cut_off(moved, name)))
+            return min(kinds) > seconds and cut_off(lived, "settle", "transact") > 0
+
         wait_until(
-            lambda: (
-                any(client.failure for client in clients)
-                or (time.monotonic() > over_s and any(map(is_cut_settling, list(requests))))
-            ),
+            lambda: any(client.failure for client in clients) or (time.monotonic() > over_s and is_enough()),
             seconds + 60,
         )
         place.end()
@@ -412,6 +416,6 @@ def test_no_promise_breaks_on_a_network_that_does(tmp_path: Path, seconds: float
     lived, moved = leasing.life_figures(lives), removing.figures(recorder.history(left))
     print({name: number for name, number in sorted((lived + moved).items()) if "unknown" in name or "ok" in name})
     for name in ("unknown sends", "unknown receives"):
-        assert min(lived[name], moved[name]) >= seconds / 4, name
+        assert min(lived[name], moved[name]) >= seconds, name
     assert check_lives(lives) == []
     assert check(recorder.history(left)) == []
