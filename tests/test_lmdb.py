@@ -80,7 +80,7 @@ def failure(code: int) -> lmdb.Error:
 
 
 def break_commits(store: LmdbStore, monkeypatch: pytest.MonkeyPatch, code: int, times: int = 1_000) -> list[int]:
-    """Let this many commits fail; the list grows with each."""
+    """Let this many commits fail; the list grows with each. At ENOSPC the disk is full from then on."""
     failed: list[int] = []
     commit = store._commit_txn
 
@@ -89,6 +89,8 @@ def break_commits(store: LmdbStore, monkeypatch: pytest.MonkeyPatch, code: int, 
             commit(txn)
             return
         failed.append(code)
+        if code == errno.ENOSPC:
+            monkeypatch.setattr(store._directory, "disk_free_bytes", lambda: 0)
         txn.abort()
         raise failure(code)
 
@@ -144,6 +146,24 @@ def test_a_drop_for_which_there_was_no_room_did_nothing(store: LmdbStore, monkey
     monkeypatch.undo()
     one(store, Do(lambda tx: tx.drop("s")))
     assert store.read(dump) == {"t": [(b"b", b"2")]}
+
+
+def test_a_disk_that_has_room_and_says_that_it_is_full_has_failed(
+    store: LmdbStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a sync may, of a volume that has promised more than it has."""
+    store.commit([CreateQueue("q")], 0)
+
+    def fail(txn: Any) -> None:
+        txn.abort()
+        raise failure(errno.ENOSPC)
+
+    monkeypatch.setattr(store, "_commit_txn", fail)
+    with pytest.raises(StorageFailed):
+        store.commit(sends(1, 1), 0)
+    monkeypatch.undo()
+    with pytest.raises(StorageFailed):
+        store.commit([Receive(("q",))], 0)
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])

@@ -289,15 +289,17 @@ class LmdbStore:
             raise self._fail(f"LMDB cannot begin a transaction: {error}") from error
 
     def _write_error(self, error: lmdb.Error) -> StorageFull | StorageFailed:
-        """What a failed write means. LMDB says EIO for a write cut short by a full disk, so the disk is asked too.
+        """What a failed write or sync means.
 
-        Carrying on is safe where it is only full: the transaction was aborted, and LMDB refuses to begin
-        another when its meta page may be damaged.
+        Only the disk knows whether it is full: LMDB says EIO for a write that was cut short by that, and a sync may say
+        ENOSPC where there is room, of a volume that has promised more than it has. A user's quota is not in what
+        the disk says. Carrying on is safe where it is only full: the transaction was aborted, and LMDB refuses to
+        begin another when its meta page may be damaged.
         """
         if isinstance(error, _DAMAGE):
             return self._fail_damaged(error)
-        is_full = isinstance(error, lmdb.MapFullError) or error.code in _FULL_CODES
-        if is_full or self._directory.disk_free_bytes() < self._reserve_bytes:
+        is_quota = isinstance(error, lmdb.MapFullError) or error.code == errno.EDQUOT
+        if is_quota or self._directory.disk_free_bytes() < self._reserve_bytes:
             return StorageFull()
         return self._fail(f"LMDB failed to write: {error}")
 
