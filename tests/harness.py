@@ -57,16 +57,18 @@ class Server:
         data_dir: Path | str,
         *flags: str,
         wrapper: tuple[str, ...] = (),
+        program: tuple[str | Path, ...] = (sys.executable, "-m", "tq"),
+        cwd: Path = ROOT,
         env: dict[str, str] | None = None,
         stderr: int = subprocess.PIPE,
     ) -> None:
         self.data_dir = data_dir
-        command = [*wrapper, sys.executable, "-m", "tq", "serve", "--port", "0"]
+        command = [*wrapper, *program, "serve", "--port", "0"]
         self.process = subprocess.Popen(
             [*command, "--data-dir", str(data_dir), *flags],
             stdout=subprocess.PIPE,
             stderr=stderr,
-            cwd=ROOT,
+            cwd=cwd,
             env={"TQ_ALLOWED_HOST": HOSTS, **os.environ, **(env or {})},
         )
         self.banner = self._read_banner()
