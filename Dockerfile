@@ -1,4 +1,4 @@
-# tq in a container: `docker build -t tq .`, then as docs/operations.md says under "Docker".
+# tq in a container: `docker build -t tq .`, then as docs/deploying.md says.
 # It listens on all addresses of the container, so it starts only with tokens or when told that it need not ask for any.
 ARG BASE=python:3.11-slim-bookworm
 

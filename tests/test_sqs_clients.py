@@ -22,6 +22,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.documents import blocks
 from tests.harness import ROOT, Server
 
 SCENARIOS = ROOT / "tests" / "sqs_clients"
@@ -176,6 +177,23 @@ def test_a_client_runs_on_tq(
     printed = run(command, path, start(), work)
     print(printed)
     assert re.fullmatch(r"ok [1-9]\d* checks", printed.splitlines()[-1]), printed
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/sqs.md"])
+def test_examples_of_documents_run(
+    document: str, environments: dict[str, Environment], start: Callable[..., Server], tmp_path: Path
+) -> None:
+    path = environments["today"].ready()
+    server = start()
+    (python,) = (block for block in blocks(document, "python") if "import boto3" in block.text)
+    shell = [block for block in blocks(document, "sh") if not block.why and document == "docs/sqs.md"]
+    for program, block in [(str(path / "bin/python"), python), *(("sh", block) for block in shell)]:
+        text = block.text.replace("http://localhost:8000", server.url)
+        if program != "sh":
+            text += "sqs.create_queue(QueueName='made')"
+        run([program, "-c" if program != "sh" else "-euc", text], path, server, tmp_path)
+    names = {queue["name"] for queue in server.request("GET", "/queues").json["queues"]}
+    assert names == ({"made"} if document == "README.md" else {"made", "orders", "celery"})
 
 
 def test_every_client_that_is_run_is_documented() -> None:
