@@ -49,7 +49,8 @@ ROWS: list[set[str]] = [
     {"tq.client.errors", "tq.client.sending"},
     {"tq.client.calls", "tq.client.messages"},
     {"tq.client.retrying", "tq.client.settling", "tq.client.connecting"},
-    {"tq.client.methods"},
+    {"tq.client.leases"},
+    {"tq.client.methods", "tq.client.tasks", "tq.client.threads"},
     {"tq.client.aio", "tq.client.sync"},
     {"tq.client"},
     {"tq.cli.data"},
@@ -58,8 +59,12 @@ ROWS: list[set[str]] = [
     {"tq.__main__"},
 ]
 
-# What a module imports only when it is asked for it, from rows below.
-LAZY = {"tq": {"tq.client", "tq.errors"}}
+# What a module imports from rows below: only when it is asked for it, or for its types.
+LAZY = {
+    "tq": {"tq.client", "tq.errors"},
+    "tq.client.tasks": {"tq.client.aio"},
+    "tq.client.threads": {"tq.client.sync"},
+}
 
 # A vendor is known to these modules alone. `tornado` may go where it serves, `lmdb` where it stores.
 VENDORS = {
