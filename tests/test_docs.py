@@ -66,8 +66,10 @@ def masked(text: str) -> str:
 class Shell:
     """One shell for all commands of a document, so that a later one may use what an earlier one set."""
 
-    def __init__(self) -> None:
-        self._process = subprocess.Popen(["sh"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    def __init__(self, cwd: Path = ROOT, env: dict[str, str] | None = None) -> None:
+        self._process = subprocess.Popen(
+            ["sh"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=cwd, env=env
+        )
 
     def run(self, command: str) -> str:
         """What the command prints. Raises AssertionError when it fails."""
@@ -229,10 +231,8 @@ def test_every_exit_code_is_documented() -> None:
         assert f"\n| {code} | " in OPERATIONS
 
 
-def test_the_readme_is_short_and_its_links_lead_somewhere() -> None:
+def test_the_readme_is_short() -> None:
     assert README.count("\n") <= 200
-    for target in re.findall(r"\]\(([^)#]+)\)", README + API + DATA + OPERATIONS):
-        assert target.startswith("http") or (ROOT / target).exists() or (ROOT / "docs" / target).exists(), target
 
 
 def test_continuous_integration_runs_the_command_of_the_readme() -> None:

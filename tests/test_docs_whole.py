@@ -109,7 +109,7 @@ COMPARED = ("SQS", "RabbitMQ", "NATS JetStream", "Redis", "beanstalkd")
 
 
 def test_what_is_said_of_other_queues_has_a_source() -> None:
-    """In each section that goes through them, each has its item, and each sentence of a part of it a link to its documents."""
+    """In each section that goes through them, each has its item, with a link to its own documents."""
     document = read("docs/comparison.md")
     compared = document.partition("\n## What")[2].partition("\n## Speed\n")[0]
     for section in compared.split("\n## "):
@@ -140,7 +140,17 @@ def test_examples_of_operations_start_a_server(tmp_path: Path) -> None:
     """Line by line, in one directory; each server is stopped when it has said that it listens."""
     if not shutil.which("openssl"):
         pytest.skip("openssl is not installed")
-    key = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj", "/CN=localhost"]
+    key = [
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+        "-subj",
+        "/CN=localhost",
+    ]
     subprocess.run(
         ["openssl", *key, "-keyout", "key.pem", "-out", "cert.pem"], cwd=tmp_path, check=True, capture_output=True
     )

@@ -100,6 +100,16 @@ def test_the_metadata_says_what_it_is(wheel: Path) -> None:
     assert metadata.get_all("Project-URL") is None  # there is no address that is known to stay
 
 
+EXTRAS = ("httpx", "opentelemetry")  # what only extras bring
+WITHOUT = f"import sys; sys.modules.update(dict.fromkeys({EXTRAS})); from tq.cli import main; main(prog_name='tq')"
+
+
+def test_it_serves_without_what_only_extras_bring(tmp_path: Path) -> None:
+    with Server(tmp_path / "data", program=(sys.executable, "-c", WITHOUT)) as server:
+        serves(server)
+
+
+@pytest.mark.slow
 def test_the_wheel_serves_where_nothing_else_is_installed(wheel: Path, tmp_path: Path) -> None:
     """With what it says it needs, and without an extra."""
     place = tmp_path / "venv"
@@ -117,9 +127,13 @@ def test_the_wheel_serves_where_nothing_else_is_installed(wheel: Path, tmp_path:
     said = subprocess.run([place / "bin/tq", "--version"], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert said.stdout == f"tq, version {__version__}\n"
     with Server(tmp_path / "data", program=(place / "bin/tq",), cwd=tmp_path) as server:
-        assert server.request("POST", "/queues", {"name": "orders"}).status == 201
-        assert server.request("POST", "/queues/orders/messages", {"content": 1}).status == 201
-        assert server.request("GET", "/queues/orders/messages").json["content"] == 1
-        assert server.request("GET", "/openapi.json").json["info"]["version"] == __version__
-        assert server.stop() == 0
-        assert server.errors() == ""
+        serves(server)
+
+
+def serves(server: Server) -> None:
+    assert server.request("POST", "/queues", {"name": "orders"}).status == 201
+    assert server.request("POST", "/queues/orders/messages", {"content": 1}).status == 201
+    assert server.request("GET", "/queues/orders/messages").json["content"] == 1
+    assert server.request("GET", "/openapi.json").json["info"]["version"] == __version__
+    assert server.stop() == 0
+    assert server.errors() == ""
