@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import ssl
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import Any, TypeVar, overload
@@ -46,7 +47,9 @@ class AsyncClient(Methods, Awaits):
     ) -> None:
         super().__init__(retry_seconds)
         self._place = Place(url, token, timeout, verify)
-        self._transport = self._new_transport(max_connections)
+        self._idle: list[httpx.AsyncHTTPTransport] = []
+        self._places = asyncio.Semaphore(max_connections)
+        self._is_closed = False
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -56,10 +59,12 @@ class AsyncClient(Methods, Awaits):
 
     async def close(self) -> None:
         """Close its connections."""
-        await self._transport.aclose()
+        self._is_closed = True
+        while self._idle:
+            await self._idle.pop().aclose()
 
-    def _new_transport(self, connections: int) -> httpx.AsyncHTTPTransport:
-        return httpx.AsyncHTTPTransport(**self._place.transport_options(connections))
+    def _new_transport(self) -> httpx.AsyncHTTPTransport:
+        return httpx.AsyncHTTPTransport(**self._place.transport_options)
 
     async def _run(self, steps: Steps[T], ask: Callable[[Call], Awaitable[Answer]] | None = None) -> T:
         ask = ask or self._ask
@@ -70,17 +75,30 @@ class AsyncClient(Methods, Awaits):
         except StopIteration as result:
             return result.value  # type: ignore[no-any-return]
 
-    async def _ask(
+    async def _ask(self, call: Call) -> Answer:
+        async with self._places:
+            if self._is_closed:
+                raise RuntimeError("The client is closed.")
+            try:
+                transport = self._idle.pop()
+            except IndexError:
+                transport = self._new_transport()
+            answer = await self._ask_on(transport, call, _pause, self._retry_s)
+            if self._is_closed:
+                await transport.aclose()
+            else:
+                self._idle.append(transport)
+            return answer
+
+    async def _ask_on(
         self,
+        transport: httpx.AsyncHTTPTransport,
         call: Call,
-        *,
-        transport: httpx.AsyncHTTPTransport | None = None,
-        pause: Callable[[Tries], Awaitable[object]] = _pause,
-        retry_s: float | None = None,
+        pause: Callable[[Tries], Awaitable[object]],
+        retry_s: float = math.inf,
         **extensions: Any,
     ) -> Answer:
-        tries = Tries(call, self._retry_s if retry_s is None else retry_s, self._place.timeout_s)
-        transport = transport or self._transport
+        tries = Tries(call, retry_s, self._place.timeout_s)
         while True:
             tries.begin()
             try:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import ssl
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar, overload
@@ -46,7 +48,9 @@ class Client(Methods, Runs):
     ) -> None:
         super().__init__(retry_seconds)
         self._place = Place(url, token, timeout, verify)
-        self._transport = self._new_transport(max_connections)
+        self._idle: list[httpx.HTTPTransport] = []
+        self._places = threading.Semaphore(max_connections)
+        self._is_closed = False
 
     def __enter__(self) -> Client:
         return self
@@ -56,10 +60,12 @@ class Client(Methods, Runs):
 
     def close(self) -> None:
         """Close its connections."""
-        self._transport.close()
+        self._is_closed = True
+        while self._idle:
+            self._idle.pop().close()
 
-    def _new_transport(self, connections: int) -> httpx.HTTPTransport:
-        return httpx.HTTPTransport(**self._place.transport_options(connections))
+    def _new_transport(self) -> httpx.HTTPTransport:
+        return httpx.HTTPTransport(**self._place.transport_options)
 
     def _run(self, steps: Steps[T], ask: Callable[[Call], Answer] | None = None) -> T:
         ask = ask or self._ask
@@ -70,17 +76,30 @@ class Client(Methods, Runs):
         except StopIteration as result:
             return result.value  # type: ignore[no-any-return]
 
-    def _ask(
+    def _ask(self, call: Call) -> Answer:
+        with self._places:
+            if self._is_closed:
+                raise RuntimeError("The client is closed.")
+            try:
+                transport = self._idle.pop()
+            except IndexError:
+                transport = self._new_transport()
+            answer = self._ask_on(transport, call, _pause, self._retry_s)
+            if self._is_closed:
+                transport.close()
+            else:
+                self._idle.append(transport)
+            return answer
+
+    def _ask_on(
         self,
+        transport: httpx.HTTPTransport,
         call: Call,
-        *,
-        transport: httpx.HTTPTransport | None = None,
-        pause: Callable[[Tries], object] = _pause,
-        retry_s: float | None = None,
+        pause: Callable[[Tries], object],
+        retry_s: float = math.inf,
         **extensions: Any,
     ) -> Answer:
-        tries = Tries(call, self._retry_s if retry_s is None else retry_s, self._place.timeout_s)
-        transport = transport or self._transport
+        tries = Tries(call, retry_s, self._place.timeout_s)
         while True:
             tries.begin()
             try:

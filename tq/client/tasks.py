@@ -13,10 +13,10 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from tq.client.connecting import Line
-from tq.client.errors import OutcomeUnknown
 from tq.client.leases import LOG, Bell, Leases
 from tq.client.messages import Message
 from tq.client.retrying import Tries
+from tq.errors import TqError
 
 if TYPE_CHECKING:
     from tq.client.aio import AsyncClient
@@ -79,7 +79,7 @@ class Tasks:
         self._line.hang_up()
 
     async def close(self) -> None:
-        """Give back what was not handled, and wait until the server knows all. Raises OutcomeUnknown."""
+        """Give back what was not handled, and wait until the server knows all. Raises as `Leases.settle_up`."""
         self.leases.give_all_back()
         self._line.hang_up()
         try:
@@ -90,10 +90,7 @@ class Tasks:
             self._client._consumers.discard(self.leases)
             self._poller.cancel()
             self._keeper.cancel()
-        untold = self.leases.untold()
-        if untold:
-            ids = ", ".join(str(message.id) for message in untold)
-            raise OutcomeUnknown(f"Messages were handled, but may be received again: {ids}") from self.leases.error
+        self.leases.settle_up()
 
     def abandon(self) -> None:
         """Whoever held it has forgotten it."""
@@ -110,14 +107,8 @@ class Tasks:
 
     async def _poll(self) -> None:
         leases = self.leases
-        transport = self._client._new_transport(1)
-        ask = partial(
-            self._client._ask,
-            transport=transport,
-            pause=self._pause_poll,
-            retry_s=math.inf,
-            trace=self._line.async_trace,
-        )
+        transport = self._client._new_transport()
+        ask = partial(self._client._ask_on, transport, pause=self._pause_poll, trace=self._line.async_trace)
         try:
             while room := await self._wait_for_room():
                 poll = self._client._receive(leases.queues, room, leases.wait_s, leases.visibility_s, True)
@@ -155,7 +146,8 @@ class Tasks:
 
     async def _keep(self) -> None:
         leases = self.leases
-        ask = partial(self._client._ask, pause=self._pause_round, retry_s=math.inf)
+        transport = self._client._new_transport()
+        ask = partial(self._client._ask_on, transport, pause=self._pause_round)
         try:
             while await self._wait_for_round():
                 await self._client._run(leases.round(), ask)
@@ -164,6 +156,8 @@ class Tasks:
         except Exception as error:
             leases.stop(error)
             self._line.hang_up()
+        finally:
+            await transport.aclose()
 
     async def _wait_for_round(self) -> bool:
         """False when all is told."""
@@ -209,7 +203,7 @@ class AsyncMessages:
         if self._finalizer and self._finalizer.detach():
             try:
                 await self._tasks.close()
-            except OutcomeUnknown as error:
+            except TqError as error:
                 if not kind:
                     raise
                 LOG.warning("%s", error)

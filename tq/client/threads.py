@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import weakref
 from collections.abc import Iterator
@@ -11,10 +10,10 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from tq.client.connecting import Line
-from tq.client.errors import OutcomeUnknown
 from tq.client.leases import LOG, Bell, Leases
 from tq.client.messages import Message
 from tq.client.retrying import Tries
+from tq.errors import TqError
 
 if TYPE_CHECKING:
     from tq.client.sync import Client
@@ -67,17 +66,14 @@ class Threads:
         self._line.hang_up()
 
     def close(self) -> None:
-        """Give back what was not handled, and wait until the server knows all. Raises OutcomeUnknown."""
+        """Give back what was not handled, and wait until the server knows all. Raises as `Leases.settle_up`."""
         self.leases.give_all_back()
         self._line.hang_up()
         self._poller.join(self._client._place.timeout_s)
         self.leases.close()
         self._keeper.join()
         self._client._consumers.discard(self.leases)
-        untold = self.leases.untold()
-        if untold:
-            ids = ", ".join(str(message.id) for message in untold)
-            raise OutcomeUnknown(f"Messages were handled, but may be received again: {ids}") from self.leases.error
+        self.leases.settle_up()
 
     def abandon(self) -> None:
         """Whoever held it has forgotten it, or the program ends."""
@@ -96,10 +92,8 @@ class Threads:
 
     def _poll(self) -> None:
         leases = self.leases
-        transport = self._client._new_transport(1)
-        ask = partial(
-            self._client._ask, transport=transport, pause=self._pause_poll, retry_s=math.inf, trace=self._line.trace
-        )
+        transport = self._client._new_transport()
+        ask = partial(self._client._ask_on, transport, pause=self._pause_poll, trace=self._line.trace)
         try:
             while room := self._wait_for_room():
                 poll = self._client._receive(leases.queues, room, leases.wait_s, leases.visibility_s, True)
@@ -134,7 +128,8 @@ class Threads:
 
     def _keep(self) -> None:
         leases = self.leases
-        ask = partial(self._client._ask, pause=self._pause_round, retry_s=math.inf)
+        transport = self._client._new_transport()
+        ask = partial(self._client._ask_on, transport, pause=self._pause_round)
         try:
             while self._wait_for_round():
                 self._client._run(leases.round(), ask)
@@ -143,6 +138,8 @@ class Threads:
         except BaseException as error:
             leases.stop(error)
             self._line.hang_up()
+        finally:
+            transport.close()
 
     def _wait_for_round(self) -> bool:
         """False when all is told."""
@@ -183,7 +180,7 @@ class Messages:
         if self._finalizer and self._finalizer.detach():
             try:
                 self._threads.close()
-            except OutcomeUnknown as error:
+            except TqError as error:
                 if not kind:
                     raise
                 LOG.warning("%s", error)
