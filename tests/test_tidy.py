@@ -49,7 +49,8 @@ ROWS: list[set[str]] = [
     {"tq.client.errors", "tq.client.sending"},
     {"tq.client.calls", "tq.client.messages"},
     {"tq.client.retrying", "tq.client.settling", "tq.client.connecting"},
-    {"tq.client.methods"},
+    {"tq.client.leases"},
+    {"tq.client.methods", "tq.client.tasks", "tq.client.threads"},
     {"tq.client.aio", "tq.client.sync"},
     {"tq.client"},
     {"tq.cli.completion", "tq.cli.envelopes", "tq.cli.lines", "tq.cli.load", "tq.cli.output"},
@@ -62,8 +63,12 @@ ROWS: list[set[str]] = [
     {"tq.__main__"},
 ]
 
-# What a module imports only when it is asked for it, from rows below.
-LAZY = {"tq": {"tq.client", "tq.errors"}}
+# What a module imports from rows below: only when it is asked for it, or for its types.
+LAZY = {
+    "tq": {"tq.client", "tq.errors"},
+    "tq.client.tasks": {"tq.client.aio"},
+    "tq.client.threads": {"tq.client.sync"},
+}
 
 
 def module_of(path: Path) -> str:

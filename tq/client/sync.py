@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import ssl
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar, overload
@@ -12,11 +14,17 @@ import httpx
 from tq.client import sending
 from tq.client.calls import Answer, Call, Runs, Steps
 from tq.client.connecting import Place
+from tq.client.leases import Leases
 from tq.client.messages import Message, SentBatch
 from tq.client.methods import LEASE_S, Methods
 from tq.client.retrying import Tries
+from tq.client.threads import Messages, Threads
 
 T = TypeVar("T")
+
+
+def _pause(tries: Tries) -> None:
+    time.sleep(tries.pause_s)
 
 
 class Client(Methods, Runs):
@@ -39,8 +47,10 @@ class Client(Methods, Runs):
         verify: ssl.SSLContext | bool = True,
     ) -> None:
         super().__init__(retry_seconds)
-        self._place = Place(url, token, timeout, max_connections, retry_seconds)
-        self._transport = httpx.HTTPTransport(**self._place.transport_options(verify))
+        self._place = Place(url, token, timeout, verify)
+        self._idle: list[httpx.HTTPTransport] = []
+        self._places = threading.Semaphore(max_connections)
+        self._is_closed = False
 
     def __enter__(self) -> Client:
         return self
@@ -50,22 +60,50 @@ class Client(Methods, Runs):
 
     def close(self) -> None:
         """Close its connections."""
-        self._transport.close()
+        self._is_closed = True
+        while self._idle:
+            self._idle.pop().close()
 
-    def _run(self, steps: Steps[T]) -> T:
+    def _new_transport(self) -> httpx.HTTPTransport:
+        return httpx.HTTPTransport(**self._place.transport_options)
+
+    def _run(self, steps: Steps[T], ask: Callable[[Call], Answer] | None = None) -> T:
+        ask = ask or self._ask
         try:
             call = next(steps)
             while True:
-                call = steps.send(self._ask(call))
+                call = steps.send(ask(call))
         except StopIteration as result:
             return result.value  # type: ignore[no-any-return]
 
     def _ask(self, call: Call) -> Answer:
-        tries = Tries(call, self._place.retry_s, self._place.timeout_s)
+        with self._places:
+            if self._is_closed:
+                raise RuntimeError("The client is closed.")
+            try:
+                transport = self._idle.pop()
+            except IndexError:
+                transport = self._new_transport()
+            answer = self._ask_on(transport, call, _pause, self._retry_s)
+            if self._is_closed:
+                transport.close()
+            else:
+                self._idle.append(transport)
+            return answer
+
+    def _ask_on(
+        self,
+        transport: httpx.HTTPTransport,
+        call: Call,
+        pause: Callable[[Tries], object],
+        retry_s: float = math.inf,
+        **extensions: Any,
+    ) -> Answer:
+        tries = Tries(call, retry_s, self._place.timeout_s)
         while True:
             tries.begin()
             try:
-                response = self._transport.handle_request(self._place.request(call))
+                response = transport.handle_request(self._place.request(call, **extensions))
                 content = response.read()
             except httpx.TransportError as error:
                 tries.failed(error)
@@ -73,7 +111,7 @@ class Client(Methods, Runs):
                 answer = tries.answered(response.status_code, content, response.headers.get)
                 if answer:
                     return answer
-            time.sleep(tries.pause_s)
+            pause(tries)
 
     @overload
     def receive(
@@ -110,7 +148,7 @@ class Client(Methods, Runs):
         With `max` a list of up to so many. Of several queues the first that has any gives them. `remove` takes them
         out of the queue at once instead: what is not handled then is lost.
         """
-        found = self._run(self._receive(queue, max, wait, None if remove else visibility_timeout))
+        found = self._run(self._receive(queue, max, wait, None if remove else visibility_timeout, bool(self._retry_s)))
         return found if max is not None else next(iter(found), None)
 
     def send_many(
@@ -127,3 +165,19 @@ class Client(Methods, Runs):
             if on_batch:
                 on_batch(sent)
         return count
+
+    def consume(
+        self,
+        queue: str | Sequence[str],
+        *,
+        visibility_timeout: float = LEASE_S,
+        prefetch: int = 10,
+        wait: float = 20,
+    ) -> Messages:
+        """The messages of a queue, or of several, one after the other, for as long as it is not stopped.
+
+        They are leased for `visibility_timeout` seconds, which are extended until they are handled, `prefetch` of them
+        ahead. A message is acknowledged when the next one is asked for, and given back when the `with` is left before
+        that. `wait` is how long each long poll lasts.
+        """
+        return Messages(Threads(self, Leases(queue, visibility_timeout, prefetch, wait, self._retry_s)))
