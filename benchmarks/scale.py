@@ -76,7 +76,7 @@ def measure_queue(directory: Path, messages: int) -> dict[str, Any]:
             starts.append(time.monotonic() - begun)
             _exercise(client)
             started_kb = anonymous_kb(server.pid)
-    interpreter = min(_seconds_to_run("import tq.cli") for _ in range(5))
+    interpreter = min(_seconds_to_run("import tq.cli.serving") for _ in range(5))
     return {
         "messages": messages,
         "memory of an empty server, KiB": empty_kb,
