@@ -150,6 +150,7 @@ class Response(Struct, frozen=True):
     body: bytes = b""
     content_type: str | None = None
     headers: tuple[tuple[str, str], ...] = ()
+    cache: str = "no-store"
 
 
 class Problem(Struct, frozen=True):
@@ -209,6 +210,7 @@ class Route(Struct, frozen=True):
     headers: Mapping[str, Any] = {}
     errors: tuple[type[TqError], ...] = ()
     is_open: bool = False  # asks for no token: for all, or it checks signatures by itself
+    unless: str = ""  # a parameter of the query string with which it is the other row of this path and method
     refuse: Callable[[Request, TqError], Response] = lambda _, error: problem(error)
 
     @property
