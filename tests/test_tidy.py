@@ -19,7 +19,7 @@ ROWS: list[set[str]] = [
     {"tq.model.nouns"},
     {"tq.model.requests"},
     {"tq.model"},
-    {"tq.keys", "tq.codec", "tq.settings", "tq.tokens"},
+    {"tq.keys", "tq.codec", "tq.metrics", "tq.settings", "tq.tokens"},
     {"tq.store"},
     {"tq.lifecycle.group", "tq.audit"},
     {"tq.lifecycle.places"},

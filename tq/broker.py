@@ -34,6 +34,7 @@ from msgspec.structs import astuple, replace
 from tq import __version__, lifecycle, model
 from tq.clock import TimerClock
 from tq.errors import InternalError, NotFound, Overloaded, StorageFailed, StorageFull, TqError
+from tq.metrics import QUERY, Metrics
 from tq.settings import Settings
 from tq.store import Store
 from tq.waiters import Waiter, Waiters
@@ -100,6 +101,8 @@ class Broker:
         self._waiting = 0  # in line, or woken and on their way
         self._first_to_wait = 0  # of those numbers
         self._waiters = Waiters()
+        self.metrics = Metrics()
+        self.metrics.gauges["waiters"] = lambda: self._waiting
         self._is_sweeping = False
         self._is_closing = False
         self.failed = asyncio.Event()
@@ -112,6 +115,7 @@ class Broker:
             self._deliver,
             max_waiting_commands=settings.max_waiting_commands,
             max_waiting_bytes=settings.max_waiting_bytes,
+            metrics=self.metrics,
         )
         if self._clock.offset_ms != stored.offset_ms:
             self._set_clock()
@@ -141,7 +145,10 @@ class Broker:
         if isinstance(request, model.Query):
             if type(request) is model.GetStatus or type(request) is model.ListSources:
                 return self._look_in_parts(request, done)
-            done(self._look(request))
+            began_s = time.perf_counter()
+            found = self._look(request)
+            self.metrics.seconds[QUERY].add(time.perf_counter() - began_s)
+            done(found)
             return None
         if type(request) is model.Redrive:
             return self._submit_redrive(request, done)
@@ -233,7 +240,8 @@ class Broker:
     def _take(self, ticket: Ticket, received: model.Received) -> bool:
         """What a receive got; False when it goes on waiting."""
         for message_id in received.quarantined:
-            log.error("queue %s: message %d is damaged and was set aside", received.queue, message_id)
+            told = {"event": "quarantined", "queue": received.queue, "message": message_id}
+            log.error("queue %(queue)s: message %(message)d is damaged and was set aside", told)
         if ticket.is_cancelled:
             self.give_back(received)
         elif not received.messages:
@@ -360,6 +368,7 @@ class Broker:
             return False
         if ticket.waiter is None:
             if self._waiting >= self._max_waiters:
+                self.metrics.refused["waiters"] += 1
                 self._finish(ticket, Overloaded(f"{self._waiting:,} receives wait for a message; try again."))
                 return True
             self._waiting += 1
@@ -415,7 +424,6 @@ class Broker:
     def give_back(self, received: model.Received) -> None:
         """Undo a receive whose answer cannot be delivered."""
         if received.messages:
-            log.info("queue %s: %d messages go back, their receiver is gone", received.queue, len(received.messages))
             command = model.Unreceive(received.queue, received.messages)
             self._try(Ticket(self, command, _report("giving messages back")), is_owed=True)
 

@@ -23,6 +23,8 @@ _Write = tuple[str, bytes, bytes | None]  # space, key, new value or None where 
 class MemoryStore:
     """Keeps the `Store` contract but for durability."""
 
+    synced_s = 0.0  # nothing is written anywhere
+
     def __init__(self, apply: Apply) -> None:
         self._apply = apply
         self._spaces: dict[str, SortedDict] = {}
