@@ -35,7 +35,8 @@ ROWS: list[set[str]] = [
     {"tq.store.lmdb.tx"},
     {"tq.store.lmdb.snapshot"},
     {"tq.store.lmdb", "tq.store.lmdb.copies", "tq.store.memory"},
-    {"tq.writer", "tq.clock", "tq.waiters", "tq.logs"},
+    {"tq.writer", "tq.clock", "tq.waiters", "tq.logs", "tq.history"},
+    {"tq.survey"},
     {"tq.broker"},
     {"tq.web.exchange", "tq.web.parser", "tq.web.shapes", "tq.web.tls", "tq.web.traffic"},
     {"tq.web.browsers", "tq.web.formats", "tq.web.router", "tq.web.openapi", "tq.web.stream"},
@@ -75,6 +76,7 @@ PURE = {
     "tq.settings",
     "tq.store",
     "tq.waiters",
+    "tq.history",
     "tq.audit",
     "tq.dump",
 }

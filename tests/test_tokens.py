@@ -153,7 +153,15 @@ def test_every_command_says_what_it_takes() -> None:
     requests_of = [each for each in vars(model).values() if isinstance(each, type)]
     kinds = {each for each in requests_of if issubclass(each, model.Command | model.Query)}
     own = {model.Command, model.Query, model.Unreceive, model.MoveSome, model.Tick, model.Sweep, model.SetClock}
-    own |= {model.Probe, model.GetHealth, model.GetTotals, model.GetClock, model.Load, model.GetLoaded}
+    own |= {
+        model.Probe,
+        model.GetHealth,
+        model.GetTotals,
+        model.GetFigures,
+        model.GetClock,
+        model.Load,
+        model.GetLoaded,
+    }
     values = {"queue": "q", "name": "q", "queues": ("q",), "to": "q", "receipt": "r", "id": "1", "drafts": ()}
     values |= {"actions": (), "settings": model.QueueSettings(), "sends": (("q", model.Draft(b"")),), "limit": 1}
     for kind in kinds - own:

@@ -14,7 +14,7 @@ from typing import Any
 
 from tq import model
 
-# Upper bounds of buckets. From a commit in memory to a disk that stalls, each about two and a half times the one before.
+# Upper bounds of buckets. From a commit in memory to a disk that stalls, each some two and a half times the one before.
 SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 COMMANDS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000)
 BYTES = tuple(1024 * 4**power for power in range(9))  # 1 KiB to 64 MiB

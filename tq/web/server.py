@@ -19,10 +19,11 @@ from typing import Any, cast
 from tornado import httputil, netutil
 
 from tq import __version__
-from tq.broker import Broker, Look, Ticket
+from tq.broker import Broker, Ticket
 from tq.errors import EXIT_ADDRESS, EXIT_USAGE, InternalError, InvalidRequest, MethodNotAllowed, StartError, TqError
 from tq.model import Command, Query, Receive, Received, Send, Settle
 from tq.settings import Settings
+from tq.survey import Look
 from tq.tokens import Token, Tokens
 from tq.web import ROUTES
 from tq.web.browsers import Browsers

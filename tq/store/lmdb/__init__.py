@@ -200,8 +200,8 @@ class LmdbStore:
         if available < self._reserve_bytes:
             self._is_full = True
             log.error(
-                "the storage is full: %(available_bytes)d bytes are left, below the reserve of %(reserve_bytes)d; sends "
-                "are refused",
+                "the storage is full: %(available_bytes)d bytes are left, below the reserve of %(reserve_bytes)d; "
+                "sends are refused",
                 {"event": "storage_full", **told},
             )
         elif available >= self._reserve_bytes + self._reserve_bytes // 64:
