@@ -94,6 +94,7 @@ class Broker:
         self._waiters = Waiters()
         self.metrics = Metrics()
         self.metrics.gauges["waiters"] = lambda: self._waiting
+        self.metrics.gauges["waiters_max"] = lambda: self._max_waiters
         self._is_sweeping = False
         self._is_closing = False
         self.failed = asyncio.Event()
@@ -271,6 +272,8 @@ class Broker:
     def _look(self, query: model.Query) -> Any:
         if isinstance(query, model.GetHealth):
             return self._writer.failure
+        if isinstance(query, model.GetMetrics):
+            return self._found(lambda: (self.metrics, self._store.info(), self.history.latest))
         if isinstance(query, model.ListHistory):
             return self.history.recent(query.prefix, query.limit, self._clock.now_ms())
         if isinstance(query, model.GetHistory):

@@ -9,8 +9,13 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from heapq import nlargest
+from itertools import islice
+from operator import attrgetter
 from typing import Any
+
+from msgspec import Struct
 
 from tq import model
 
@@ -32,6 +37,10 @@ _KINDS: dict[str, tuple[type[model.Command], ...]] = {
 OWN = "own"  # what the server asks of itself
 QUERY = "query"
 KINDS = (*_KINDS, OWN, QUERY)
+
+OVERLOADS = ("waiting_commands", "waiting_bytes", "waiters", "transit_bytes")
+CONNECTIONS_REFUSED = ("total", "address", "unanswered")
+CONNECTIONS_CUT = ("header", "body", "answer", "idle", "transit_bytes", "flood")
 
 ROUTE_UNKNOWN = "unknown"  # of requests that are for no route, whatever their path
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
@@ -59,7 +68,7 @@ Outcome = int | tuple[int, str]
 
 class Metrics:
     def __init__(self) -> None:
-        # By method and path of the route; each connection's, head's and route's answers are counted in one of these.
+        # By method and path of the route.
         self.requests: defaultdict[tuple[str, str], defaultdict[Outcome, int]] = defaultdict(_outcomes)
         self.sqs_requests: Counter[tuple[str, str]] = Counter()  # by operation and code
         self.seconds = {kind: Histogram(SECONDS) for kind in KINDS}
@@ -74,7 +83,9 @@ class Metrics:
         self.connections_opened = 0
         self.connections_refused: Counter[str] = Counter()  # by reason
         self.connections_cut: Counter[str] = Counter()  # by reason
+        self.handshakes_failed = 0
         self.gauges: dict[str, Callable[[], float]] = {}
+        self.overview = Overview()
 
     def outcomes(self, method: str, path: str = ROUTE_UNKNOWN) -> defaultdict[Outcome, int]:
         """Where requests of a route are counted; `path` is as the route has it."""
@@ -83,10 +94,11 @@ class Metrics:
     def command_seconds(self, command: type[Any]) -> Histogram:
         return self._of_command.get(command) or self.seconds[OWN]
 
-    def add_commands(self, commands: Iterable[model.Command], seconds: float) -> None:
-        """Of commands that took the same time: those that came in the same turn of the loop, and were done together."""
+    def add_group(self, commands: Iterable[model.Command], seconds: float) -> None:
+        """Commands that came in the same turn of the loop, and were done together; ticks among them do not count."""
         for command, times in Counter(map(type, commands)).items():
-            self.command_seconds(command).add(seconds, times)
+            if command is not model.Tick:
+                self.command_seconds(command).add(seconds, times)
 
     def add_commit(self, commands: int, size_bytes: int, seconds: float, sync_seconds: float) -> None:
         self.commit_commands.add(commands)
@@ -97,3 +109,68 @@ class Metrics:
 
 def _outcomes() -> defaultdict[Outcome, int]:
     return defaultdict(int)
+
+
+# --- all queues together --------------------------------------------------------------
+
+TOLD_QUEUES = 100  # have figures of their own, those with the most messages; each is some twenty lines
+SUMMED_QUEUES = 250  # in one turn of the loop, less than a millisecond of work
+
+EVENTS = model.Counters.__struct_fields__
+STATES = model.Counts.__struct_fields__
+_events = attrgetter(*EVENTS)
+_states = attrgetter(*STATES)
+
+
+class Overview(Struct, frozen=True):
+    """What a sample of all queues comes to. `totals` by `EVENTS` are of queues that were deleted meanwhile, too."""
+
+    sample: Mapping[str, model.Figures] = {}
+    biggest: tuple[model.Figures, ...] = ()
+    messages: tuple[int, ...] = (0,) * len(STATES)
+    bytes: int = 0
+    oldest_message_age_ms: int = 0
+    totals: tuple[int, ...] = (0,) * len(EVENTS)
+    gone: tuple[int, ...] = (0,) * len(EVENTS)  # of them, those of queues that were deleted
+
+
+def size_of(figures: model.Figures) -> int:
+    return sum(_states(figures.messages))
+
+
+def events_of(figures: model.Figures) -> Iterable[tuple[str, int]]:
+    return zip(EVENTS, _events(figures.counters), strict=True)
+
+
+def states_of(figures: model.Figures) -> Iterable[tuple[str, int]]:
+    return zip(STATES, _states(figures.messages), strict=True)
+
+
+def follow(before: Overview, sample: Mapping[str, model.Figures]) -> Generator[None, None, Overview]:
+    """The overview of the next sample, in parts. Totals never become less, so a queue that is gone is still counted."""
+    gone = before.gone
+    for part in _parts(before.sample.values()):
+        lost = [old for old in part if (new := sample.get(old.name)) is None or new.created_at_ms != old.created_at_ms]
+        gone = _sums([gone, *(_events(old.counters) for old in lost)])
+        yield
+    biggest: list[model.Figures] = []
+    messages, totals = (0,) * len(STATES), gone
+    size_bytes = age_ms = 0
+    for part in _parts(sample.values()):
+        biggest = nlargest(TOLD_QUEUES, (*biggest, *part), key=lambda figures: (size_of(figures), figures.name))
+        messages = _sums([messages, *(_states(figures.messages) for figures in part)])
+        totals = _sums([totals, *(_events(figures.counters) for figures in part)])
+        size_bytes += sum(figures.bytes for figures in part)
+        age_ms = max(age_ms, *(figures.oldest_message_age_ms or 0 for figures in part))
+        yield
+    return Overview(sample, tuple(biggest), messages, size_bytes, age_ms, totals, gone)
+
+
+def _parts(figures: Iterable[model.Figures]) -> Iterator[list[model.Figures]]:
+    left = iter(figures)
+    while part := list(islice(left, SUMMED_QUEUES)):
+        yield part
+
+
+def _sums(rows: list[tuple[int, ...]]) -> tuple[int, ...]:
+    return tuple(map(sum, zip(*rows, strict=True)))

@@ -96,6 +96,8 @@ class Writer(Generic[E]):
         self.failure: StorageFailed | None = None
         self._metrics = metrics or Metrics()
         self._metrics.gauges["waiting_commands"] = lambda: len(self._waiting)
+        self._metrics.gauges["waiting_commands_max"] = lambda: self._max_commands
+        self._metrics.gauges["store_failed"] = lambda: self.failure is not None
         self._metrics.gauges["waiting_command_bytes"] = lambda: self._waiting_bytes
         self._schedule()
 
@@ -155,7 +157,7 @@ class Writer(Generic[E]):
         commands = [Tick(MAX_DUE), *[entry.command for entry in entries], Tick(0)]
         is_known_quick = self._quick_commits >= QUICK_COMMITS and time.perf_counter() < self._known_until_s
         if is_known_quick and size < INLINE_BYTES:
-            self._done(entries, *self._commit(commands), size)
+            self._done(entries, commands, *self._commit(commands), size)
         else:
             self._is_committing = True
             self._metrics.commits_aside += 1
@@ -180,11 +182,13 @@ class Writer(Generic[E]):
     def _commit_aside(self, entries: list[E], commands: list[Command], size: int) -> None:
         """On the thread."""
         results, took_s = self._commit(commands)
-        self._loop.call_soon_threadsafe(self._done_aside, entries, results, took_s, size)
+        self._loop.call_soon_threadsafe(self._done_aside, entries, commands, results, took_s, size)
 
-    def _done_aside(self, entries: list[E], results: list[Any], took_s: float, size: int) -> None:
+    def _done_aside(
+        self, entries: list[E], commands: list[Command], results: list[Any], took_s: float, size: int
+    ) -> None:
         self._is_committing = False
-        self._done(entries, results, took_s, size)
+        self._done(entries, commands, results, took_s, size)
 
     def _commit(self, commands: list[Command]) -> tuple[list[Any], float]:
         """The results, and how long it took; nothing when it failed."""
@@ -205,7 +209,7 @@ class Writer(Generic[E]):
             self.failure = known
             return [known] * len(commands), 0
 
-    def _done(self, entries: list[E], results: list[Any], took_s: float, size: int) -> None:
+    def _done(self, entries: list[E], commands: list[Command], results: list[Any], took_s: float, size: int) -> None:
         self._quick_commits = 0 if took_s > SLOW_S else self._quick_commits + 1
         if took_s:
             self._metrics.add_commit(len(entries), size, took_s, self._store.synced_s)
@@ -218,16 +222,16 @@ class Writer(Generic[E]):
         try:
             self._deliver(entries, results[1:-1], ticked)
         finally:
-            self._time(entries)
+            self._time(entries, commands)
             self._go_on()
 
-    def _time(self, entries: list[E]) -> None:
+    def _time(self, entries: list[E], commands: list[Command]) -> None:
         """Count how long the commands of a group took, from the turn of the loop that brought them until now."""
         if not entries:
             return
         now_s = time.perf_counter()
         if entries[0].came_s == entries[-1].came_s:
-            self._metrics.add_commands([entry.command for entry in entries], now_s - entries[0].came_s)
+            self._metrics.add_group(commands, now_s - entries[0].came_s)
         else:
             for entry in entries:
                 self._metrics.command_seconds(type(entry.command)).add(now_s - entry.came_s)

@@ -25,11 +25,13 @@ class Resource:
     def __init__(self) -> None:
         self._routes: dict[str, Route] = {}
         self._looking: set[str] = set()  # methods
+        self.path = ""
         self.variables: list[str] = []
         self.allow = "OPTIONS"
 
     def add(self, route: Route) -> None:
         self._routes[route.method] = route
+        self.path = route.path
         self.variables = [segment[1:-1] for segment in route.path.split("/") if segment.startswith("{")]
         asks_for = get_type_hints(route.ask)["return"]
         if isinstance(asks_for, type) and not issubclass(asks_for, Command):

@@ -11,6 +11,7 @@ import re
 import socket
 import ssl
 import time
+from collections import defaultdict
 from functools import lru_cache
 from ipaddress import ip_address
 from types import GeneratorType
@@ -21,6 +22,7 @@ from tornado import httputil, netutil
 from tq import __version__
 from tq.broker import Broker, Ticket
 from tq.errors import EXIT_ADDRESS, EXIT_USAGE, InternalError, InvalidRequest, MethodNotAllowed, StartError, TqError
+from tq.metrics import METHOD_OTHER, ROUTE_UNKNOWN, Outcome
 from tq.model import Command, Query, Receive, Received, Send, Settle
 from tq.settings import Settings
 from tq.survey import Look
@@ -52,7 +54,7 @@ class Application(httputil.HTTPServerConnectionDelegate):
     def __init__(self, broker: Broker, settings: Settings) -> None:
         self.broker = broker
         self.settings = settings
-        self._sqs = Endpoint(settings)
+        self._sqs = Endpoint(settings, broker.metrics)
         self._browsers = Browsers(settings)
         self._has_cors = self._browsers.has_cors
         self.router = Router((*ROUTES, *self._sqs.routes()))
@@ -75,28 +77,38 @@ class Application(httputil.HTTPServerConnectionDelegate):
         authority, path, query, resource, variables = find(head.target)
         if head.method == "OPTIONS":
             self._browsers.check(head.headers, authority, is_change=False)
-            return _Call(response=Response(204, headers=(("Allow", resource.allow),)))
+            counts = self.broker.metrics.outcomes("OPTIONS", resource.path)
+            return _Call(counts, response=Response(204, headers=(("Allow", resource.allow),)))
+        counts = self.broker.metrics.outcomes(head.method, resource.path)
         try:
             route = resource.route(head.method)
         except MethodNotAllowed as error:
-            return _Call(response=problem(error, (("Allow", resource.allow),)))
+            return _Call(counts, response=problem(error, (("Allow", resource.allow),)))
         request = Request(head.method, path, query, head.headers, variables, b"")
         try:
             self._browsers.check(head.headers, authority, is_change=resource.is_change(head.method))
         except TqError as error:
-            return _Call(response=route.refuse(request, error))
+            return _Call(counts, response=route.refuse(request, error))
         token = self._tokens.bearer(head.headers.get("authorization")) if self._tokens and not route.is_open else None
         if route.query:
             request.asked = request.query_as(route.query)
         if route.reads_body:
-            return _Call(route, request, token=token)
+            return _Call(counts, route, request, token=token)
         parsed = route.parse(request)
         if isinstance(parsed, Response):
-            return _Call(response=parsed)
+            return _Call(counts, response=parsed)
         asked = cast("Command | Query", parsed)  # only a body asks for several
         if token:
             token.check(asked)
-        return _Call(route, request, asked)
+        return _Call(counts, route, request, asked)
+
+    def outcomes(self, head: Head) -> defaultdict[Outcome, int]:
+        """Where the answer to a head is counted that could not be called."""
+        try:
+            path = self._find(head.target)[3].path
+        except TqError:
+            path = ROUTE_UNKNOWN
+        return self.broker.metrics.outcomes(head.method, path)
 
     def _find(self, target: str) -> tuple[str, str, str, Resource, dict[str, str]]:
         """Authority, path, query string, and what is at the path. Raises NotFound, InvalidRequest."""
@@ -133,6 +145,7 @@ class Application(httputil.HTTPServerConnectionDelegate):
     def refusal(self, error: TqError) -> tuple[bytes, bytes]:
         """Head and body of the answer to what a connection refuses by itself."""
         response = problem(error)
+        self.broker.metrics.outcomes(METHOD_OTHER)[error.status, error.code] += 1
         return self.head(response), response.body
 
 
@@ -140,21 +153,23 @@ class _Call:
     """What a head asks for, which is found once for all the requests that share it (`Head.call`).
 
     `asked` is None where it depends on the body too, and everything but `response` where the head is all it takes.
-    `token` is whose rights are still to be looked at.
+    `token` is whose rights are still to be looked at. `counts` are those of its route.
     """
 
-    __slots__ = ("asked", "request", "response", "route", "token")
+    __slots__ = ("asked", "counts", "request", "response", "route", "token")
 
     def __init__(
         self,
+        counts: defaultdict[Outcome, int],
         route: Route | None = None,
         request: Request | None = None,
         asked: Command | Query | None = None,
         response: Response | None = None,
         token: Token | None = None,
     ) -> None:
+        self.counts = counts
         self.token = token
-        self.route = route
+        self.route: Any = route  # a Route; a check of it for each answer would take longer than to count it
         self.request = request
         self.asked = asked
         self.response = response
@@ -175,21 +190,25 @@ class _Exchange(WholeRequest):
         try:
             self._read(head, body)
         except TqError as error:
-            self._response = problem(error)
+            self._refuse(head, error)
         except Exception:
             log.exception("%s %s failed", head.method, head.path)
-            self._response = problem(InternalError())
+            self._refuse(head, InternalError())
+
+    def _refuse(self, head: Head, error: TqError) -> None:
+        self._response = problem(error)
+        self._call = _Call(self._application.outcomes(head))
 
     def _read(self, head: Head, body: bytes) -> None:
         call: _Call | None = head.call
         if call is None:
             call = head.call = self._application.call(head)
+        self._call = call
         if call.response:
             self._response = call.response
             return
         assert call.route
         assert call.request
-        self._route = call.route
         self._request = call.request
         asked = call.asked
         if asked is None:
@@ -214,6 +233,9 @@ class _Exchange(WholeRequest):
             self.needs_client = True
         elif kind is Send or kind is Settle:
             self.may_overlap = True
+        elif call.route.is_rendered_in_parts:
+            self._steps = _in_parts(call.route, self._request)
+            next(self._steps)
 
     def run(self) -> None:
         if self._response:
@@ -241,7 +263,7 @@ class _Exchange(WholeRequest):
             self._respond(problem(result))
             return
         try:
-            response = self._route.render(self._request, result)
+            response: Response = self._call.route.render(self._request, result)
         except TqError as error:
             response = problem(error)
         except Exception:
@@ -261,7 +283,10 @@ class _Exchange(WholeRequest):
             log.exception("%s %s could not be answered", self._request.method, self._request.path)
             self._respond(problem(InternalError()))
         else:
-            self._submit(asked)
+            if asked is not None:
+                self._submit(asked)
+            elif self._stream.delegate is self:  # else the client is gone
+                asyncio.get_running_loop().call_soon(self._step, steps, None)
 
     def _is_in_vain(self, received: Received) -> bool:
         """Whether the client of a long poll has gone meanwhile; then its messages go back."""
@@ -272,8 +297,18 @@ class _Exchange(WholeRequest):
         return True
 
     def _respond(self, response: Response) -> None:
+        self._call.counts[response.outcome or response.status] += 1
         body = None if response.status in BODILESS else response.body
         self._stream.respond(self._application.head(response, self._stream.head), body)
+
+
+def _in_parts(route: Route, request: Request) -> Steps:
+    """What comes behind the first command, for which it waits, of a route that renders in parts."""
+    try:
+        result = yield None
+    except TqError as error:
+        return problem(error)
+    return (yield from cast("Steps", route.render(request, result)))
 
 
 def _split_target(target: str) -> tuple[str, str, str]:
@@ -307,12 +342,13 @@ class Server:
             body_seconds=settings.body_seconds,
             idle_seconds=settings.idle_seconds,
         )
-        self._traffic: Traffic[Connection] = Traffic(self._limits)
+        self._traffic: Traffic[Connection] = Traffic(self._limits, application.broker.metrics)
         self._connections = self._traffic.members
         self._unchecked: list[Connection] = []
         self._known = KnownHeads()
         self._servers: list[asyncio.Server] = []
-        self._handshakes = Handshakes(self.accept, self._has_room, settings.header_seconds)
+        self._check_due_s = 0.0
+        self._handshakes = Handshakes(self.accept, self._has_room, settings.header_seconds, application.broker.metrics)
         self.use_tls(tls)
 
     def use_tokens(self, tokens: Tokens | None) -> None:
@@ -358,6 +394,10 @@ class Server:
     def _check(self) -> None:
         """Give up clients that are too slow: some at a time, so that ten thousand hold up nobody."""
         loop = asyncio.get_running_loop()
+        now_s = time.monotonic()
+        if self._check_due_s:
+            self._application.broker.metrics.loop_delay_seconds.add(max(0.0, now_s - self._check_due_s))
+        self._check_due_s = now_s + CHECK_S / CHECK_SHARES
         self._check_timer = loop.call_later(CHECK_S / CHECK_SHARES, self._check)
         if not self._unchecked:
             self._unchecked = list(self._connections)

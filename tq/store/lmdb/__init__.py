@@ -379,6 +379,7 @@ class LmdbStore:
             file_bytes=self._file_bytes(),
             used_bytes=self._used_bytes(),
             available_bytes=max(0, self._room_bytes() - self._reserve_bytes),
+            reserve_bytes=self._reserve_bytes,
         )
 
     def check(self) -> list[str]:
