@@ -116,6 +116,10 @@ class Server:
         assert self.process.stderr is not None
         return self.process.stderr.read().decode()
 
+    def complaints(self) -> str:
+        """Of that, all but what it only tells."""
+        return "".join(line for line in self.errors().splitlines(keepends=True) if " INFO tq." not in line)
+
     def request(
         self,
         method: str,

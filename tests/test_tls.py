@@ -104,7 +104,7 @@ def test_tls_is_spoken(start: Callable[..., Server], pki: Pki, version: ssl.TLSV
     for path in (b"/status", b"/healthz", b"/readyz"):
         assert answer(server, context, LAST.replace(b"/status", path)).startswith(b"HTTP/1.1 200")
     assert server.stop() == 0
-    assert server.errors() == ""
+    assert server.complaints() == ""
 
 
 def test_older_tls_is_refused(start: Callable[..., Server], pki: Pki) -> None:
@@ -156,7 +156,7 @@ def test_what_comes_with_the_end_of_the_handshake_is_read(
         raw.sendall(outgoing.read())
         wait_until(lambda: b"200" in answer(server, pki.trusting(), LAST.replace(b"/status", b"/queues/q"))[:15])
     assert server.stop() == 0
-    assert server.errors() == ""
+    assert server.complaints() == ""
 
 
 def test_sqs_over_tls(start: Callable[..., Server], pki: Pki) -> None:
@@ -300,7 +300,7 @@ def test_a_stop_does_not_wait_for_handshakes(start: Callable[..., Server], pki: 
         assert answer(server, pki.trusting()).startswith(b"HTTP/1.1 200")
         assert server.stop() == 0
         wait_until(lambda: not is_open(connection))
-    assert server.errors() == ""
+    assert server.complaints() == ""
 
 
 # --- files that cannot be used -------------------------------------------------------------

@@ -237,8 +237,8 @@ class Broker:
     def _take(self, ticket: Ticket, received: model.Received) -> bool:
         """What a receive got; False when it goes on waiting."""
         for message_id in received.quarantined:
-            told = {"event": "quarantined", "queue": received.queue, "message": message_id}
-            log.error("queue %(queue)s: message %(message)d is damaged and was set aside", told)
+            told = {"event": "quarantined", "queue": received.queue, "id": message_id}
+            log.error("queue %(queue)s: message %(id)d is damaged and was set aside", told)
         if ticket.is_cancelled:
             self.give_back(received)
         elif not received.messages:
@@ -458,7 +458,8 @@ class Broker:
                 pause_s = (result.moved - task.moved) / per_second if per_second else 0
                 self._loop.call_later(pause_s, self._move_on, result)
             elif not isinstance(result, NotFound):
-                log.error("moving messages out of queue %s stopped: %s", task.queue, result)
+                told = {"event": "move_stopped", "queue": task.queue, "error": str(result)}
+                log.error("moving messages out of queue %(queue)s stopped: %(error)s", told)
 
         self.submit(model.MoveSome(task.queue, task.id, limit), moved)
 
@@ -482,9 +483,8 @@ class Broker:
         self._clock_timer = self._loop.call_later(CLOCK_CHECK_S, self._check_clock)
 
     def _set_clock(self) -> None:
-        log.warning(
-            "the wall clock has jumped: timers keep real time, now %+.1f s ahead of it", self._clock.offset_ms / 1000
-        )
+        told = {"event": "clock_jumped", "seconds": self._clock.offset_ms / 1000}
+        log.warning("the wall clock has jumped: timers keep real time, now %(seconds)+.1f s ahead of it", told)
         self._store_clock()
 
     def _store_clock(self) -> None:

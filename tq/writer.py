@@ -205,7 +205,8 @@ class Writer(Generic[E]):
         except Exception as error:
             # Whatever it was, the state of the store is unknown now, and the promise is not to guess.
             known = error if isinstance(error, StorageFailed) else StorageFailed(str(error))
-            log.error("the storage failed: %s", known, exc_info=None if known is error else error)
+            told = {"event": "storage_failed", "error": str(known)}
+            log.error("the storage failed: %(error)s", told, exc_info=None if known is error else error)
             self.failure = known
             return [known] * len(commands), 0
 

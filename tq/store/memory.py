@@ -24,6 +24,7 @@ class MemoryStore:
     """Keeps the `Store` contract but for durability."""
 
     synced_s = 0.0  # nothing is written anywhere
+    recovered = ""
 
     def __init__(self, apply: Apply) -> None:
         self._apply = apply

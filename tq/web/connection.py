@@ -54,10 +54,10 @@ class Connection(asyncio.Protocol):
         self,
         delegate: httputil.HTTPServerConnectionDelegate,
         traffic: Traffic[Connection],
-        problem: Callable[[TqError], tuple[bytes, bytes]],
+        problem: Callable[[Stream, TqError], tuple[bytes, bytes]],
         known: KnownHeads,
     ) -> None:
-        """`problem` makes head and body of the answer to what is refused here.
+        """`problem` makes head and body of the answer to a stream that is refused here.
 
         `traffic` and `known` are shared by connections that have the same limits.
         """
@@ -302,7 +302,7 @@ class Connection(asyncio.Protocol):
             stream.task = self._loop.create_task(stream.drive(stream.delegate))
         else:
             assert stream.head.refusal
-            stream.respond(*self._problem(stream.head.refusal))
+            stream.respond(*self._problem(stream, stream.head.refusal))
         return True
 
     # --- output --------------------------------------------------------------------------
@@ -352,7 +352,7 @@ class Connection(asyncio.Protocol):
             self._reset()
             return
         stream.keep_alive = False
-        stream.respond(*self._problem(error))
+        stream.respond(*self._problem(stream, error))
 
     def _end(self) -> None:
         """The last answer was written. While there is something unread, closing would take it back from the client."""

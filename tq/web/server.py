@@ -28,6 +28,7 @@ from tq.settings import Settings
 from tq.survey import Look
 from tq.tokens import Token, Tokens
 from tq.web import ROUTES
+from tq.web.access import AccessLog
 from tq.web.browsers import Browsers
 from tq.web.connection import MAX_REFUSED, Connection
 from tq.web.exchange import Request, Response, Route, Steps, problem
@@ -51,8 +52,10 @@ log = logging.getLogger("tq.web")
 class Application(httputil.HTTPServerConnectionDelegate):
     """What a connection asks for a delegate for each request."""
 
-    def __init__(self, broker: Broker, settings: Settings) -> None:
+    def __init__(self, broker: Broker, settings: Settings, access: AccessLog | None = None) -> None:
         self.broker = broker
+        self.access = access
+        self._exchange = _LoggedExchange if access else _Exchange
         self.settings = settings
         self._sqs = Endpoint(settings, broker.metrics)
         self._browsers = Browsers(settings)
@@ -69,7 +72,7 @@ class Application(httputil.HTTPServerConnectionDelegate):
 
     def start_request(self, server_conn: object, request_conn: httputil.HTTPConnection) -> WholeRequest:
         assert isinstance(request_conn, Stream)
-        return _Exchange(self, request_conn)
+        return self._exchange(self, request_conn)
 
     def call(self, head: Head) -> _Call:
         """What a head asks for. Raises the TqErrors of its route."""
@@ -142,9 +145,11 @@ class Application(httputil.HTTPServerConnectionDelegate):
         lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
         return f"HTTP/1.1 {status} {http.client.responses[status]}\r\n{''.join(lines)}".encode("latin-1")
 
-    def refusal(self, error: TqError) -> tuple[bytes, bytes]:
+    def refusal(self, stream: Stream, error: TqError) -> tuple[bytes, bytes]:
         """Head and body of the answer to what a connection refuses by itself."""
         response = problem(error)
+        if self.access:
+            self.access.add(stream.remote_ip, stream.head, response, time.perf_counter())
         self.broker.metrics.outcomes(METHOD_OTHER)[error.status, error.code] += 1
         return self.head(response), response.body
 
@@ -302,6 +307,22 @@ class _Exchange(WholeRequest):
         self._stream.respond(self._application.head(response, self._stream.head), body)
 
 
+class _LoggedExchange(_Exchange):
+    """One that is in the access log; others do not even ask whether they are."""
+
+    _began_s = 0.0
+
+    def receive(self, head: Head, body: bytes) -> None:
+        self._began_s = time.perf_counter()
+        super().receive(head, body)
+
+    def _respond(self, response: Response) -> None:
+        super()._respond(response)
+        access = self._application.access
+        assert access
+        access.add(self._stream.remote_ip, self._stream.head, response, self._began_s)
+
+
 def _in_parts(route: Route, request: Request) -> Steps:
     """What comes behind the first command, for which it waits, of a route that renders in parts."""
     try:
@@ -419,7 +440,9 @@ class Server:
                 while any(connection.is_busy for connection in self._connections):
                     await asyncio.sleep(DRAIN_CHECK_S)
         except TimeoutError:
-            log.warning("requests still in hand were cut off")
+            busy = sum(connection.is_busy for connection in self._connections)
+            told = {"event": "cut_off", "connections": busy}
+            log.warning("requests still in hand on %(connections)d connections were cut off", told)
         self._check_timer.cancel()
         for connection in list(self._connections):
             connection.close()

@@ -93,6 +93,7 @@ class LmdbStore:
         self._is_committing = False
         self._is_full = False
         self.synced_s = 0.0
+        self.recovered = ""
         self._directory = DataDirectory(path)
         self._fault = FaultNote(path)
         self._readers_checked_at = 0.0
@@ -165,6 +166,7 @@ class LmdbStore:
             raise self._refuse_data(why)
         took_s = round(time.monotonic() - began_s, 3)
         log.warning("data.mdb is sound, which took %(seconds).1f s to see", {"event": "verified", "seconds": took_s})
+        self.recovered = fault or f"{missing_pages} pages were missing"
         if fault:
             self._fault.verified()
 
