@@ -134,7 +134,8 @@ def test_an_unknown_action(place: Place, action: str) -> None:
 @pytest.mark.parametrize("parameters", [{}, {"Action": ""}, {"MessageBody": "a"}])
 def test_no_action(place: Place, headers: dict[str, str], parameters: dict[str, str]) -> None:
     for path in ("/", place.path):
-        for reply in (place.get(parameters, headers, path), place.post(parameters, headers, path)):
+        asked = [place.post] if path == "/" and "Action" not in parameters else [place.get, place.post]
+        for reply in (ask(parameters, headers, path) for ask in asked):  # a GET of nothing is the dashboard's
             assert (reply.status, reply.headers["Content-Type"]) == (404, "text/xml")
             assert reply.body == b"<UnknownOperationException/>\n"
 
@@ -148,7 +149,7 @@ def test_what_is_refused_leaves_nothing_behind(place: Place) -> None:
 
     before = tracebacks()
     for _ in range(50):
-        assert place.query.request("GET", "/", None, {}).status == 404
+        assert place.query.request("GET", "/?Action=", None, {}).status == 404
     assert tracebacks() < before + 50
 
 

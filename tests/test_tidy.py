@@ -39,7 +39,7 @@ ROWS: list[set[str]] = [
     {"tq.survey"},
     {"tq.broker"},
     {"tq.web.exchange", "tq.web.parser", "tq.web.shapes", "tq.web.tls", "tq.web.traffic"},
-    {"tq.web.access", "tq.web.browsers", "tq.web.formats", "tq.web.metrics", "tq.web.openapi"}
+    {"tq.web.access", "tq.web.browsers", "tq.web.dashboard", "tq.web.formats", "tq.web.metrics", "tq.web.openapi"}
     | {"tq.web.router", "tq.web.stream"},
     {"tq.web.native", "tq.web.sqs.errors", "tq.web.sqs.shapes"},
     {"tq.web.sqs.attributes", "tq.web.sqs.contents", "tq.web.sqs.signature"},

@@ -150,6 +150,7 @@ class Response(Struct, frozen=True):
     body: bytes = b""
     content_type: str | None = None
     headers: tuple[tuple[str, str], ...] = ()
+    cache: str = "no-store"
     outcome: tuple[int, str] | None = None  # of what went wrong: the status and the code, as it is counted
 
 
@@ -170,7 +171,7 @@ def problem(error: TqError, headers: tuple[tuple[str, str], ...] = ()) -> Respon
     if error.status == http.HTTPStatus.UNAUTHORIZED:
         headers = (*headers, ("WWW-Authenticate", "Bearer"))
     body = Problem("about:blank", error.title, error.status, error.code, error.detail)
-    return Response(error.status, msgspec.json.encode(body), PROBLEM, headers, (error.status, error.code))
+    return Response(error.status, msgspec.json.encode(body), PROBLEM, headers, outcome=(error.status, error.code))
 
 
 Steps = Generator[Command | Query | None, Any, Response]
@@ -214,6 +215,7 @@ class Route(Struct, frozen=True):
     headers: Mapping[str, Any] = {}
     errors: tuple[type[TqError], ...] = ()
     is_open: bool = False  # asks for no token: for all, or it checks signatures by itself
+    unless: str = ""  # a parameter of the query string with which it is the other row of this path and method
     refuse: Callable[[Request, TqError], Response] = lambda _, error: problem(error)
     is_rendered_in_parts: bool = False
 

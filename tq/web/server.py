@@ -27,7 +27,7 @@ from tq.model import Command, Query, Receive, Received, Send, Settle
 from tq.settings import Settings
 from tq.survey import Look
 from tq.tokens import Token, Tokens
-from tq.web import ROUTES
+from tq.web import ROUTES, dashboard
 from tq.web.access import AccessLog
 from tq.web.browsers import Browsers
 from tq.web.connection import MAX_REFUSED, Connection
@@ -60,11 +60,11 @@ class Application(httputil.HTTPServerConnectionDelegate):
         self._sqs = Endpoint(settings, broker.metrics)
         self._browsers = Browsers(settings)
         self._has_cors = self._browsers.has_cors
-        self.router = Router((*ROUTES, *self._sqs.routes()))
+        self.router = Router((*ROUTES, *self._sqs.routes(), *dashboard.routes()))
         self._known = lru_cache(maxsize=REMEMBERED_TARGETS)(self._find)
         self.use_tokens(None)
         self._second = 0
-        self._heads: dict[tuple[int, str | None], bytes] = {}
+        self._heads: dict[tuple[int, str | None, str], bytes] = {}
 
     def use_tokens(self, tokens: Tokens | None) -> None:
         """From now on, ask for one of these; heads that were seen before must not be known any more."""
@@ -84,12 +84,12 @@ class Application(httputil.HTTPServerConnectionDelegate):
             return _Call(counts, response=Response(204, headers=(("Allow", resource.allow),)))
         counts = self.broker.metrics.outcomes(head.method, resource.path)
         try:
-            route = resource.route(head.method)
+            route = resource.route(head.method, query)
         except MethodNotAllowed as error:
             return _Call(counts, response=problem(error, (("Allow", resource.allow),)))
         request = Request(head.method, path, query, head.headers, variables, b"")
         try:
-            self._browsers.check(head.headers, authority, is_change=resource.is_change(head.method))
+            self._browsers.check(head.headers, authority, is_change=resource.is_change(route))
         except TqError as error:
             return _Call(counts, response=route.refuse(request, error))
         token = self._tokens.bearer(head.headers.get("authorization")) if self._tokens and not route.is_open else None
@@ -124,7 +124,7 @@ class Application(httputil.HTTPServerConnectionDelegate):
         if second != self._second:
             self._second = second
             self._heads.clear()
-        kind = response.status, response.content_type
+        kind = response.status, response.content_type, response.cache
         head = self._heads.get(kind) or self._heads.setdefault(kind, self._make_head(*kind))
         if response.headers:
             for name, value in response.headers:
@@ -133,11 +133,11 @@ class Application(httputil.HTTPServerConnectionDelegate):
             head += self._browsers.cors(asked)
         return head
 
-    def _make_head(self, status: int, content_type: str | None) -> bytes:
+    def _make_head(self, status: int, content_type: str | None, cache: str) -> bytes:
         headers = {
             "Server": f"tq/{__version__}",
             "Date": email.utils.formatdate(self._second, usegmt=True),
-            "Cache-Control": "no-store",
+            "Cache-Control": cache,
             "X-Content-Type-Options": "nosniff",
         }
         if content_type:
