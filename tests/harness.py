@@ -118,6 +118,16 @@ class Server:
         assert self.process.stderr is not None
         return self.process.stderr.read().decode()
 
+    def line(self) -> str:
+        """The next line that it writes on stderr, but for those that tell of its start."""
+        assert self.process.stderr is not None
+        lines = iter(self.process.stderr.readline, b"")
+        return next(line.decode() for line in lines if b" INFO tq.cli: started" not in line)
+
+    def complaints(self) -> str:
+        """Of that, all but what it only tells."""
+        return "".join(line for line in self.errors().splitlines(keepends=True) if " INFO tq." not in line)
+
     def request(
         self,
         method: str,

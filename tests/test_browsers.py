@@ -13,6 +13,7 @@ from tests.harness import Reply, Server
 from tests.wire import Wire
 from tq import model
 from tq.errors import CrossSiteRequest, HostNotAllowed, StartError
+from tq.metrics import Metrics
 from tq.settings import Settings
 from tq.web import ROUTES, dashboard
 from tq.web.browsers import Browsers
@@ -144,9 +145,9 @@ def test_an_origin_that_is_none_is_refused_at_the_start(origin: str) -> None:
 # --- every route -------------------------------------------------------------
 
 PAGES = dashboard.routes()
-EVERY = [*ROUTES, *Endpoint(Settings()).routes(), *PAGES]
+EVERY = [*ROUTES, *Endpoint(Settings(), Metrics()).routes(), *PAGES]
 LOOKING = ("/status", "/queues", "/queues/{queue}", "/queues/{queue}/peek", "/queues/{queue}/messages/{id}")
-LOOKING += ("/queues/{queue}/moves", "/queues/{queue}/history", "/history", "/healthz", "/openapi.json")
+LOOKING += ("/queues/{queue}/moves", "/queues/{queue}/history", "/history", "/healthz", "/openapi.json", "/metrics")
 
 
 def asked(route: Any) -> tuple[str, str, bytes | None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -82,7 +83,7 @@ def test_lines_that_are_alike_are_written_some_times_a_second(log: Log) -> None:
     failed = [line for line in lines if ": failed " in line]
     assert MAX_ALIKE <= len(failed) <= MAX_ALIKE * seconds
     assert any(line.endswith(": another") for line in lines)
-    left_out = [int(line.split()[0].replace(",", "")) for line in lines if "left out" in line]
+    left_out = [int(found[1]) for line in lines if (found := re.search(r"(\d+) more lines like these were left", line))]
     assert sum(left_out) == 1_000 - len(failed)
 
 
@@ -103,7 +104,7 @@ def test_a_pipe_that_nobody_reads_holds_up_nobody(log: Log, flags: int) -> None:
     while b"left out" not in read:
         read += os.read(reading, 1 << 20)
     assert b": line 0\n" in read
-    assert f"{MAX_LINES * 2 - read.count(b': line ')} more lines" in read.decode().replace(",", "")
+    assert f"{MAX_LINES * 2 - read.count(b': line ')} more lines" in read.decode()
 
 
 def test_a_server_whose_stderr_is_blocked_goes_on(tmp_path: Path, start: Callable[..., Server]) -> None:
@@ -164,4 +165,4 @@ def test_a_server_whose_stdout_takes_nothing_serves(tmp_path: Path) -> None:
         assert b"stdout takes nothing (No space left on device): tq " in process.stderr.readline()
         process.send_signal(signal.SIGTERM)
         assert process.wait(START_SECONDS) == 0
-        assert process.stderr.read() == b""
+        assert all(b" INFO tq.cli: " in line for line in process.stderr)

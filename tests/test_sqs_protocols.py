@@ -16,6 +16,7 @@ from tests.harness import Reply
 from tests.sqs_cases import ACCOUNT, UUID
 from tests.sqs_server import LocalServer
 from tests.sqs_wire import FORM_TYPE, NAMESPACE, Json, Query, Wire, read_xml
+from tq.metrics import Metrics
 from tq.settings import Settings
 from tq.web import sqs
 from tq.web.exchange import Request, Response
@@ -162,7 +163,7 @@ def test_a_bug_is_told_in_the_shape_of_the_protocol(
     monkeypatch.setitem(sqs._OPERATIONS, "ListQueues", (sqs.shapes.ListQueues, broken))
     headers = {"X-Amz-Target": "AmazonSQS.ListQueues"} if kind is Json else {}
     request = Request("POST", "/", "Action=ListQueues", headers, {}, b"{}" if kind is Json else b"")
-    steps = sqs.Endpoint(Settings()).ask(request)
+    steps = sqs.Endpoint(Settings(), Metrics()).ask(request)
     with pytest.raises(StopIteration) as stop:
         next(steps)
     response: Response = stop.value.value

@@ -104,7 +104,7 @@ def test_tls_is_spoken(start: Callable[..., Server], pki: Pki, version: ssl.TLSV
     for path in (b"/status", b"/healthz", b"/readyz"):
         assert answer(server, context, LAST.replace(b"/status", path)).startswith(b"HTTP/1.1 200")
     assert server.stop() == 0
-    assert server.errors() == ""
+    assert server.complaints() == ""
 
 
 def test_older_tls_is_refused(start: Callable[..., Server], pki: Pki) -> None:
@@ -156,7 +156,7 @@ def test_what_comes_with_the_end_of_the_handshake_is_read(
         raw.sendall(outgoing.read())
         wait_until(lambda: b"200" in answer(server, pki.trusting(), LAST.replace(b"/status", b"/queues/q"))[:15])
     assert server.stop() == 0
-    assert server.errors() == ""
+    assert server.complaints() == ""
 
 
 def test_sqs_over_tls(start: Callable[..., Server], pki: Pki) -> None:
@@ -225,8 +225,7 @@ def test_a_certificate_that_cannot_be_used_changes_nothing(
     server = start("--tls-cert", str(certificate), "--tls-key", pki["cert.key"])
     certificate.write_text("nothing")
     server.process.send_signal(signal.SIGHUP)
-    assert server.process.stderr
-    assert b"The certificate stays as it was" in server.process.stderr.readline()
+    assert "The certificate stays as it was" in server.line()
     assert answer(server, pki.trusting()).startswith(b"HTTP/1.1 200")
 
 
@@ -241,8 +240,7 @@ def test_clients_that_are_trusted_no_more_are_refused(start: Callable[..., Serve
         session = connection.session
     shutil.copy(pki["stranger.pem"], authority)
     server.process.send_signal(signal.SIGHUP)
-    assert server.process.stderr
-    assert b"was read again" in server.process.stderr.readline()
+    assert "was read again" in server.line()
     reply = b""
     with socket.create_connection(("127.0.0.1", server.port), timeout=TIMEOUT_S) as raw, suppress(OSError):
         tls = context.wrap_socket(raw, server_hostname="localhost", session=session)
@@ -300,7 +298,7 @@ def test_a_stop_does_not_wait_for_handshakes(start: Callable[..., Server], pki: 
         assert answer(server, pki.trusting()).startswith(b"HTTP/1.1 200")
         assert server.stop() == 0
         wait_until(lambda: not is_open(connection))
-    assert server.errors() == ""
+    assert server.complaints() == ""
 
 
 # --- files that cannot be used -------------------------------------------------------------

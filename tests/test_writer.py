@@ -44,6 +44,7 @@ class HeldStore:
     """
 
     def __init__(self) -> None:
+        self.synced_s = 0.0
         self.groups: list[list[Command]] = []
         self.times_ms: list[int] = []
         self.tick_times_ms: list[int] = []
@@ -427,6 +428,7 @@ class TimedStore:
 
     def __init__(self) -> None:
         self.took_s = 0.0
+        self.synced_s = 0.0
         self.threads: list[str] = []
 
     def commit(self, commands: list[Command], now_ms: int) -> list[Any]:

@@ -35,6 +35,7 @@ from tq import __version__, lifecycle, model
 from tq.clock import TimerClock
 from tq.errors import InternalError, NotFound, Overloaded, StorageFailed, StorageFull, TqError
 from tq.history import History
+from tq.metrics import QUERY, Metrics
 from tq.settings import Settings
 from tq.store import Store
 from tq.survey import LOOKED_QUEUES, Look, Sampler, look_in_parts
@@ -91,6 +92,9 @@ class Broker:
         self._waiting = 0  # in line, or woken and on their way
         self._first_to_wait = 0  # of those numbers
         self._waiters = Waiters()
+        self.metrics = Metrics()
+        self.metrics.gauges["waiters"] = lambda: self._waiting
+        self.metrics.gauges["waiters_max"] = lambda: self._max_waiters
         self._is_sweeping = False
         self._is_closing = False
         self.failed = asyncio.Event()
@@ -103,6 +107,7 @@ class Broker:
             self._deliver,
             max_waiting_commands=settings.max_waiting_commands,
             max_waiting_bytes=settings.max_waiting_bytes,
+            metrics=self.metrics,
         )
         if self._clock.offset_ms != stored.offset_ms:
             self._set_clock()
@@ -136,7 +141,10 @@ class Broker:
                 return self._count(done)
             if type(request) is model.ListSources:
                 return self._list_sources(request, done)
-            done(self._look(request))
+            began_s = time.perf_counter()
+            found = self._look(request)
+            self.metrics.seconds[QUERY].add(time.perf_counter() - began_s)
+            done(found)
             return None
         if type(request) is model.Redrive:
             return self._submit_redrive(request, done)
@@ -229,7 +237,8 @@ class Broker:
     def _take(self, ticket: Ticket, received: model.Received) -> bool:
         """What a receive got; False when it goes on waiting."""
         for message_id in received.quarantined:
-            log.error("queue %s: message %d is damaged and was set aside", received.queue, message_id)
+            told = {"event": "quarantined", "queue": received.queue, "id": message_id}
+            log.error("queue %(queue)s: message %(id)d is damaged and was set aside", told)
         if ticket.is_cancelled:
             self.give_back(received)
         elif not received.messages:
@@ -263,6 +272,8 @@ class Broker:
     def _look(self, query: model.Query) -> Any:
         if isinstance(query, model.GetHealth):
             return self._writer.failure
+        if isinstance(query, model.GetMetrics):
+            return self._found(lambda: (self.metrics, self._store.info(), self.history.latest))
         if isinstance(query, model.ListHistory):
             return self.history.recent(query.prefix, query.limit, self._clock.now_ms())
         if isinstance(query, model.GetHistory):
@@ -353,6 +364,7 @@ class Broker:
             return False
         if ticket.waiter is None:
             if self._waiting >= self._max_waiters:
+                self.metrics.refused["waiters"] += 1
                 self._finish(ticket, Overloaded(f"{self._waiting:,} receives wait for a message; try again."))
                 return True
             self._waiting += 1
@@ -408,7 +420,6 @@ class Broker:
     def give_back(self, received: model.Received) -> None:
         """Undo a receive whose answer cannot be delivered."""
         if received.messages:
-            log.info("queue %s: %d messages go back, their receiver is gone", received.queue, len(received.messages))
             command = model.Unreceive(received.queue, received.messages)
             self._try(Ticket(self, command, _report("giving messages back")), is_owed=True)
 
@@ -447,7 +458,8 @@ class Broker:
                 pause_s = (result.moved - task.moved) / per_second if per_second else 0
                 self._loop.call_later(pause_s, self._move_on, result)
             elif not isinstance(result, NotFound):
-                log.error("moving messages out of queue %s stopped: %s", task.queue, result)
+                told = {"event": "move_stopped", "queue": task.queue, "error": str(result)}
+                log.error("moving messages out of queue %(queue)s stopped: %(error)s", told)
 
         self.submit(model.MoveSome(task.queue, task.id, limit), moved)
 
@@ -471,9 +483,8 @@ class Broker:
         self._clock_timer = self._loop.call_later(CLOCK_CHECK_S, self._check_clock)
 
     def _set_clock(self) -> None:
-        log.warning(
-            "the wall clock has jumped: timers keep real time, now %+.1f s ahead of it", self._clock.offset_ms / 1000
-        )
+        told = {"event": "clock_jumped", "seconds": self._clock.offset_ms / 1000}
+        log.warning("the wall clock has jumped: timers keep real time, now %(seconds)+.1f s ahead of it", told)
         self._store_clock()
 
     def _store_clock(self) -> None:

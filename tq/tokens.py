@@ -85,7 +85,7 @@ def needs(request: model.Command | model.Query) -> list[Need]:
             return [("look", request.queue)]
         case model.Peek() | model.GetMessage() | model.ListMoves() | model.GetHistory():
             return [("observe", request.queue)]
-        case model.ListQueues() | model.GetStatus() | model.ListHistory():
+        case model.ListQueues() | model.GetStatus() | model.ListHistory() | model.GetMetrics():
             return [("observe", None)]
         case model.Probe() | model.GetHealth():
             return []  # whether the server is well

@@ -396,13 +396,17 @@ class Sources(Struct, frozen=True):
 
 
 class StorageInfo(Struct, frozen=True):
-    """The storage behind the server. `available_bytes` is what sends may still fill; None when nothing bounds it."""
+    """The storage behind the server. `available_bytes` is what sends may still fill; None when nothing bounds it.
+
+    `reserve_bytes` are kept for receiving.
+    """
 
     engine: str
     path: str
     file_bytes: int
     used_bytes: int
     available_bytes: int | None
+    reserve_bytes: int = 0
 
 
 class Status(Struct, frozen=True):

@@ -522,6 +522,10 @@ class GetHealth(Query, frozen=True):
     """Result: None. Answered by the broker. Raises StorageFailed when the server can no longer write."""
 
 
+class GetMetrics(Query, frozen=True):
+    """Result: `tq.metrics.Metrics`, `StorageInfo`, and the latest `Figures` of all queues. Answered by the broker."""
+
+
 class GetHistory(Query, frozen=True):
     """Result: `QueueHistory`. Answered by the broker. Raises QueueNotFound."""
 

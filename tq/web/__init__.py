@@ -24,7 +24,7 @@ from tq.errors import (
     TooManyInFlight,
     TooManyQueues,
 )
-from tq.web import formats, native, openapi, shapes
+from tq.web import formats, metrics, native, openapi, shapes
 from tq.web.exchange import JSON, Answer, Route
 
 
@@ -239,6 +239,14 @@ ROUTES = openapi.published(
         answers={200: _json(shapes.RecentHistory)},
     ),
     Route("GET", "/status", native.get_status, native.status_shown, answers={200: _json(shapes.Status)}),
+    Route(
+        "GET",
+        "/metrics",
+        metrics.get_metrics,
+        metrics.metrics_shown,
+        answers={200: Answer({metrics.TEXT: str, metrics.OPENMETRICS: str})},
+        is_rendered_in_parts=True,
+    ),
     Route("GET", "/healthz", native.get_health, native.is_well, answers={200: _json(shapes.Well)}, is_open=True),
     Route("GET", "/readyz", native.probe, native.is_well, answers={200: _json(shapes.Well)}, is_open=True),
 )

@@ -24,12 +24,14 @@ class Resource:
 
     def __init__(self) -> None:
         self._routes: dict[str, Route] = {}
+        self.path = ""
         self._plain: dict[str, Route] = {}  # those that a parameter of the query string turns into the ones above
         self._looking: set[int] = set()  # by identity
         self.variables: list[str] = []
         self.allow = "OPTIONS"
 
     def add(self, route: Route) -> None:
+        self.path = route.path
         routes = self._plain if route.unless else self._routes
         routes[route.method] = route
         self.variables = [segment[1:-1] for segment in route.path.split("/") if segment.startswith("{")]
