@@ -212,4 +212,4 @@ def served_well(server: Server, pid: int) -> None:
     assert len(server.request("GET", "/queues/orders/messages").json["content"]) == 10_000
     os.kill(pid, signal.SIGTERM)
     assert server.process.wait(START_SECONDS) == 0
-    assert server.errors() == ""
+    assert server.complaints() == ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import click
 import pytest
+import yaml
 
 import tq.errors
 from tests.documents import DOCUMENTS, anchors, blocks, links, read, resolve
@@ -35,12 +37,15 @@ RUN_BY = {
     ("docs/sqs.md", "sh"): "tests/test_sqs_clients.py",
     ("docs/operations.md", "sh"): "tests/test_docs_whole.py",
 }
+PARSED = {"json": json.loads, "yaml": yaml.safe_load}  # parts of files, which can be well formed and no more
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_example_is_run_or_says_why_not(document: str) -> None:
     for block in blocks(document):
-        if not block.why:
+        if block.language in PARSED:
+            PARSED[block.language](block.text)
+        elif not block.why:
             test = RUN_BY.get((document, block.language), "")
             assert test, f"nothing runs this, and nothing says why: {block.text}"
             assert Path(document).name in (ROOT / test).read_text(), f"{test} does not read {document}"
@@ -49,6 +54,7 @@ def test_every_example_is_run_or_says_why_not(document: str) -> None:
 def test_nothing_is_said_to_be_run_that_is_not_there() -> None:
     there = {(block.document, block.language) for document in DOCUMENTS for block in blocks(document) if not block.why}
     assert RUN_BY.keys() <= there
+    assert {language for _, language in there} <= {language for _, language in RUN_BY} | PARSED.keys()
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

@@ -136,4 +136,4 @@ def serves(server: Server) -> None:
     assert server.request("GET", "/queues/orders/messages").json["content"] == 1
     assert server.request("GET", "/openapi.json").json["info"]["version"] == __version__
     assert server.stop() == 0
-    assert server.errors() == ""
+    assert server.complaints() == ""
