@@ -20,6 +20,7 @@ import pytest
 import yaml
 
 from tests.harness import ROOT, START_SECONDS, NotStarted, Server
+from tests.trees import copied_into_image
 from tq.errors import EXIT_DATA, EXIT_USAGE
 from tq.settings import SPARE_FILES, Settings
 
@@ -82,8 +83,7 @@ def test_the_image_runs_tq_as_nobody_in_particular() -> None:
 
 
 def test_what_the_image_is_built_of_is_let_through_and_nothing_else() -> None:
-    *_, first, last = re.findall(r"^COPY (?!--from)(.+) \S+$", DOCKERFILE, re.MULTILINE)
-    copied = {*first.split(), last}
+    copied = copied_into_image()
     allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     assert "\n*\n" in (ROOT / ".dockerignore").read_text()
     assert copied == allowed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -14,9 +15,10 @@ from pathlib import Path
 import pytest
 
 from tests.harness import ROOT, Server
-from tests.trees import copy_project, files_below
+from tests.trees import copied_into_image, copy_project, files_below
 from tq import __version__
 
+WHEEL = f"tq-{__version__}-py3-none-any.whl"
 BUILD_SECONDS = 120  # fifty times what it takes
 
 
@@ -49,11 +51,24 @@ def built(tree: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def wheel(built: Path) -> Path:
-    return built / f"tq-{__version__}-py3-none-any.whl"
+    return built / WHEEL
 
 
-def test_the_wheel_is_the_package_and_nothing_else(wheel: Path) -> None:
-    with zipfile.ZipFile(wheel) as archive:
+@pytest.fixture(scope="module")
+def wheel_of_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What pip builds in the Dockerfile, of what was copied there."""
+    place = tmp_path_factory.mktemp("image")
+    for name in copied_into_image():
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, place / name)
+    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", place, place]
+    subprocess.run(command, check=True, timeout=BUILD_SECONDS)
+    return place / WHEEL
+
+
+@pytest.mark.parametrize("kind", ["wheel", "wheel_of_image"])
+def test_the_wheel_is_the_package_and_nothing_else(kind: str, request: pytest.FixtureRequest) -> None:
+    with zipfile.ZipFile(request.getfixturevalue(kind)) as archive:
         names = set(archive.namelist())
     info = f"tq-{__version__}.dist-info/"
     about = {name for name in names if name.startswith(info)}

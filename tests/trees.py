@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,12 @@ LEFT = [".git", ".*.swp", *(line.rstrip("/") for line in (ROOT / ".gitignore").r
 def copy_project(to: Path) -> Path:
     shutil.copytree(ROOT, to, ignore=shutil.ignore_patterns(*LEFT), dirs_exist_ok=True)
     return to
+
+
+def copied_into_image() -> set[str]:
+    """What the Dockerfile takes of the project."""
+    commands = re.findall(r"^COPY (?!--from)(.+) \S+$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    return {name for names in commands for name in names.split()}
 
 
 def files_below(path: Path) -> set[str]:
