@@ -88,7 +88,10 @@ class Begun:
     def __exit__(self, *_: object) -> None:
         if self.process.poll() is None:
             self.process.kill()
-            self.process.communicate()
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
+            if pipe:
+                pipe.close()
 
     def signal(self, signum: signal.Signals = signal.SIGINT) -> None:
         self.process.send_signal(signum)

@@ -86,7 +86,7 @@ async def _measure(wire: Wire, connections: int, seconds: float, size: int, take
         ("lease, ack", partial(leases_and_acks, wire), 2),
         ("receive", partial(receives, wire), 1),
     ):
-        count = (wanted - held) // batch + 1
+        count = max(0, wanted - held) // batch + 1
         await load(wire, partial(fills, wire, envelope, batch, count), 1)
         part = await load(wire, ask, connections, seconds, answers)
         take(name, part)

@@ -162,7 +162,9 @@ class _Connection(asyncio.Protocol):
         self._end(LoadFailed(f"The server has closed a connection{f' ({error})' if error else ''}."))
 
     def close(self) -> None:
+        """What it failed of was said of another one, if it was."""
         self._end()
+        self.over.exception()
 
     def _end(self, failure: LoadFailed | None = None) -> None:
         if not self.over.done():
@@ -196,9 +198,12 @@ async def load(
         for one in made:
             one.begin()
         limit_s = seconds + ANSWER_SECONDS if seconds < math.inf else None
-        await asyncio.wait_for(asyncio.gather(*[one.over for one in made]), limit_s)
-    except TimeoutError:
-        raise LoadFailed(f"The server has not answered within {ANSWER_SECONDS:.0f} s.") from None
+        answers = [one.over for one in made]
+        done, waiting = await asyncio.wait(answers, timeout=limit_s, return_when=asyncio.FIRST_EXCEPTION)
+        for each in done:
+            each.result()
+        if waiting:
+            raise LoadFailed(f"The server has not answered within {ANSWER_SECONDS:.0f} s.")
     finally:
         for one in made:
             one.close()

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tq.cli.output import is_for_people, say
 from tq.cli.remote import Place, on_server, queue_argument
 from tq.cli.showing import form_for
 from tq.errors import EXIT_EMPTY
@@ -85,7 +86,10 @@ def receive(
                 return await Executions(place, leases, queue, work).run(limit)
             return await _print(leases, form_for(as_json, raw, follow or limit > 1), limit)
 
-    sys.exit(asyncio.run(run()))
+    code = asyncio.run(run())
+    if code == EXIT_EMPTY and is_for_people(as_json):
+        say(f"There is no message in {queue}.")
+    sys.exit(code)
 
 
 async def _print(leases: Leases, form: Callable[[Message], bytes], limit: int) -> int:

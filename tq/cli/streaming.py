@@ -31,7 +31,7 @@ from tq.client.sending import NDJSON
 from tq.errors import EXIT_INTERRUPTED, EXIT_REFUSED, EXIT_USAGE, InvalidRequest, MessageTooLarge, StartError, TqError
 
 RETRY_SECONDS = 120.0  # a server that is restarted amid many lines is waited for
-QUIET_SECONDS = 3.0  # without an answer, after which a terminal is told that the server is waited for
+QUIET_SECONDS = 2.0  # without an answer, after which a terminal is told that the server is waited for
 
 
 class Sender(Client):

@@ -88,12 +88,12 @@ class Looks:
         self._at_s = 0.0
 
     def look(self) -> None:
-        """A server that does not answer is looked at again next time. Raises TqError for what does not pass."""
+        """A server that has answered before and does not is looked at again next time. Raises TqError."""
         now_s = time.monotonic()
         try:
             queues = self._client.queues(self._prefix)
         except TqError as error:
-            if not passes(error):
+            if not (self._at_s and passes(error)):
                 raise
             self.failure = told(error, self._place)[0]
             return
