@@ -6,6 +6,7 @@ import asyncio
 import json
 import subprocess
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,40 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
     assert found == []
     if request.param == "lmdb":
         assert findings(tmp_path / "store") == []
+
+
+# --- the dashboard in Chromium -------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """One for the tests of a module. Playwright runs a loop of its own on this thread, so no longer than that."""
+    from playwright.sync_api import sync_playwright
+
+    from tests.browsing import chromium_path, launch
+
+    path = chromium_path()
+    if not path:
+        pytest.skip("chromium is not installed")
+    with sync_playwright() as playwright:
+        opened = launch(playwright, path)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def watch(browser: Any) -> Callable[..., Any]:
+    """Opens a page that is watched: `with watch(url) as look`."""
+    from tests.browsing import watched
+
+    return partial(watched, browser)
+
+
+@pytest.fixture
+def look(watch: Callable[..., Any], server: Server) -> Iterator[Any]:
+    """A watched page of `server`."""
+    with watch(server.url) as page:
+        yield page
 
 
 # --- SQS -------------------------------------------------------------

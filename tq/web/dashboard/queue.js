@@ -204,7 +204,7 @@ export class QueueView {
       if (!(error instanceof Problem)) throw error;
       this.say(error);
     }
-    this.shell.refresh();
+    if (!this.isOver) this.shell.refresh();
   }
 
   say(error) {
@@ -242,6 +242,7 @@ export class QueueView {
       button: "Delete",
       act: () => this.shell.call("DELETE", at(this.name)),
     });
+    this.isOver = isDone;
     if (isDone) this.shell.go("#/");
     return isDone && `The queue ${this.name} was deleted.`;
   }
