@@ -24,6 +24,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import lru_cache
 from threading import Event, Thread
 from typing import Any
 
@@ -39,7 +40,13 @@ _CONTROL = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029]")  # all but th
 
 def timestamp(seconds: float) -> str:
     """RFC 3339, UTC, milliseconds."""
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S.%f}"[:-3] + "Z"
+    second = int(seconds)
+    return f"{_second(second)}.{int((seconds - second) * 1000):03d}Z"
+
+
+@lru_cache(maxsize=1)  # there are many lines in one
+def _second(second: int) -> str:
+    return f"{datetime.fromtimestamp(second, UTC):%Y-%m-%dT%H:%M:%S}"
 
 
 def without_control(text: str) -> str:

@@ -15,11 +15,12 @@ from collections.abc import Callable, Sequence
 import msgspec
 from msgspec import Struct
 
-from tq.logs import timestamp
+from tq.logs import LOGGER, timestamp
 from tq.web.exchange import Response
 from tq.web.parser import Head
 
 GATHER_S = 0.05  # so long a line waits for others
+STAMP_S = 0.001  # a time is written with no more than that, so requests that are closer share one
 
 _ODD = re.compile(r"[^\x21\x23-\x5b\x5d-\x7e]")  # whatever is not printable ASCII, and what quotes and escapes
 _TRACE = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?")  # W3C Trace Context, 3.2
@@ -28,6 +29,7 @@ _TRACE = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)
 class Line(Struct):
     """As JSON it is an object of these. `bytes` are those of the body, `trace_id` is of a `traceparent`."""
 
+    message: str
     time: str
     client: str
     method: str
@@ -37,9 +39,8 @@ class Line(Struct):
     ms: float
     trace_id: str | None
     level: str = "info"
-    logger: str = "tq.access"
+    logger: str = f"{LOGGER}.access"
     event: str = "request"
-    message: str = ""
 
 
 class AccessLog:
@@ -47,7 +48,8 @@ class AccessLog:
         self._write = write
         self._make = _as_json if is_json else _as_text
         self._lines: list[bytes] = []
-        self._second = -1.0
+        self._stamp = ""
+        self._stamped_s = 0.0
 
     def add(self, client: str, head: Head, response: Response, began_s: float) -> None:
         """`began_s` by `time.perf_counter`, when the request was there."""
@@ -55,17 +57,20 @@ class AccessLog:
             asyncio.get_running_loop().call_later(GATHER_S, self.flush)
         parent = head.headers.get("traceparent")
         found = _TRACE.fullmatch(parent) if parent else None
-        line = Line(
-            timestamp(time.time()),
+        now_s = time.time()
+        if abs(now_s - self._stamped_s) >= STAMP_S:
+            self._stamp, self._stamped_s = timestamp(now_s), now_s
+        line = self._make(
+            self._stamp,
             client,
             head.method or "-",
             _ODD.sub(_escaped, head.path) or "-",
             response.status,
             0 if head.method == "HEAD" else len(response.body),
-            round((time.perf_counter() - began_s) * 1000, 3),
+            (time.perf_counter() - began_s) * 1000,
             found[1] if found else None,
         )
-        self._lines.append(self._make(line))
+        self._lines.append(line)
 
     def flush(self) -> None:
         """Hand on what was gathered."""
@@ -78,12 +83,15 @@ def _escaped(found: re.Match[str]) -> str:
     return f"\\x{ord(found[0]):02x}"
 
 
-def _as_text(line: Line) -> bytes:
-    trace = f" {line.trace_id}" if line.trace_id else ""
-    said = f'{line.client} "{line.method} {line.path}" {line.status} {line.bytes} {line.ms} ms{trace}'
-    return f"{line.time} INFO {line.logger}: {said}".encode("ascii", "backslashreplace")
+def _as_text(
+    now: str, client: str, method: str, path: str, status: int, size: int, ms: float, trace_id: str | None
+) -> bytes:
+    line = f'{now} INFO {LOGGER}.access: {client} "{method} {path}" {status} {size} {ms:.3f} ms'
+    return (f"{line} {trace_id}" if trace_id else line).encode()
 
 
-def _as_json(line: Line) -> bytes:
-    line.message = f"{line.method} {line.path} {line.status}"
-    return msgspec.json.encode(line)
+def _as_json(
+    now: str, client: str, method: str, path: str, status: int, size: int, ms: float, trace_id: str | None
+) -> bytes:
+    message = f"{method} {path} {status}"
+    return msgspec.json.encode(Line(message, now, client, method, path, status, size, round(ms, 3), trace_id))
