@@ -16,7 +16,7 @@ from tests.harness import ROOT
 
 
 def test_a_small_run_of_scale(tmp_path: Path) -> None:
-    sizes = ["--messages=3000", "--memory-messages=2000", "--waiters=50", "--sends=20", "--duration=0.3"]
+    sizes = ["--messages=3000", "--memory-messages=2000", "--waiters=50", "--sends=20", "--starts=2", "--duration=0.3"]
     run = subprocess.run(
         [sys.executable, "-m", "benchmarks.scale", f"--dir={tmp_path}", *sizes],
         cwd=ROOT,
