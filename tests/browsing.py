@@ -111,3 +111,15 @@ def tile(page: Page, label: str) -> Locator:
 
 def button(page: Page, name: str) -> Locator:
     return page.get_by_role("button", name=name, exact=True)
+
+
+def assert_accessible(page: Page, axe: str, what: str) -> None:
+    page.evaluate(axe)
+    found = page.evaluate("axe.run(document)")
+    lines = [
+        f"{one['impact']} {one['id']}: {node['html'][:120]} {node.get('failureSummary', '')}"
+        for one in found["violations"]
+        for node in one["nodes"]
+    ]
+    print(f"{what}: {len(found['passes'])} rules passed, {len(lines)} findings")
+    assert lines == [], what

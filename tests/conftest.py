@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -18,8 +19,9 @@ from tests.api import NOW_MS, Api
 from tests.bench import Bench
 from tests.documented import assert_documented
 from tests.engines import open_engine
+from tests.environments import Environment
 from tests.guarded import Guarded
-from tests.harness import HOSTS, Server, findings, open_store
+from tests.harness import HOSTS, ROOT, Server, findings, open_store
 from tests.sqs_queue import SqsQueue
 from tests.sqs_server import LocalServer
 from tests.sqs_wire import Json, Query, Wire
@@ -117,6 +119,19 @@ def look(watch: Callable[..., Any], server: Server) -> Iterator[Any]:
     """A watched page of `server`."""
     with watch(server.url) as page:
         yield page
+
+
+@pytest.fixture(scope="module")
+def axe() -> Iterator[str]:
+    """The source of axe-core, which npm installs. Skips where it cannot."""
+    if not shutil.which("npm"):
+        pytest.skip("npm is not installed")
+    versions = json.loads((ROOT / "tests/dashboard/package.json").read_text())["dependencies"]["axe-core"]
+    environment = Environment("axe", f"npm install --no-package-lock --no-audit --no-fund 'axe-core@{versions}'")
+    try:
+        yield (environment.ready() / "node_modules/axe-core/axe.min.js").read_text()
+    finally:
+        environment.close()
 
 
 # --- SQS -------------------------------------------------------------

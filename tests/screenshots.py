@@ -154,6 +154,7 @@ class Scene:
             broker.history.take((await broker.call(model.GetFigures())).figures)
             broker.history.finish(self._now_ms())
         broker._sampler = Sampler(broker._look, broker.history, self._now_ms)
+        broker._started_s -= POINTS * SAMPLE_S  # by its own clock it has run for an hour
         listening = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
         server = Server(Application(broker, settings), settings)
@@ -184,7 +185,7 @@ def main(target: Path) -> None:
     with tempfile.TemporaryDirectory() as directory, sync_playwright() as playwright:
         scene = Scene(Path(directory) / "data")
         browser = launch(playwright, path)
-        looks = {"list": ("/", 700, "light"), "queue": ("/#/queues/orders", 1_010, "dark")}
+        looks = {"list": ("/", 905, "light"), "queue": ("/#/queues/orders", 1_010, "dark")}
         for name, (address, height, scheme) in looks.items():
             size = {"width": 1280, "height": height}
             with watched(browser, scene.url, viewport=size, color_scheme=scheme) as look:

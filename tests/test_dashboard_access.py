@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browsing import LAN, Watch, Watched, button, cell, make, shown
-from tests.environments import Environment
+from tests.browsing import LAN, Watch, Watched, assert_accessible, button, cell, make, shown
 from tests.guarded import Guarded
-from tests.harness import ROOT, Server, wait_until
+from tests.harness import Server, wait_until
 
-PACKAGE = ROOT / "tests" / "dashboard" / "package.json"
+pytestmark = pytest.mark.slow  # each looks at many pages
 PHONE = {"width": 360, "height": 740}
 LONG = "a.very-long_name.of-a_queue." + "x" * 52  # of as many characters as it may have
 
@@ -51,7 +49,6 @@ def tab_to(page: Page, text: str) -> None:
     raise AssertionError(f"{text!r} cannot be reached")
 
 
-@pytest.mark.slow
 def test_everything_can_be_done_by_keyboard(server: Server, look: Watched) -> None:
     make(server, "first")
     page = look.open()
@@ -107,7 +104,6 @@ def test_everything_can_be_done_by_keyboard(server: Server, look: Watched) -> No
 # --- on a phone -------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_on_a_phone_nothing_is_beside_the_screen(server: Server, watch: Watch) -> None:
     stock(server)
     with watch(server.url, viewport=PHONE, has_touch=True) as look:
@@ -137,7 +133,6 @@ def assert_fits(page: Page, what: str) -> None:
 # --- light and dark, and less motion -------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_light_and_dark(server: Server, watch: Watch) -> None:
     def darkness(page: Page) -> float:
         return page.evaluate("getComputedStyle(document.documentElement).backgroundColor.match(/\\d+/g).map(Number)[0]")
@@ -158,7 +153,6 @@ def test_light_and_dark(server: Server, watch: Watch) -> None:
             assert darkness(page) < 128
 
 
-@pytest.mark.slow
 def test_less_motion_where_that_is_wished(server: Server, watch: Watch) -> None:
     moves = (
         "[...document.querySelectorAll('*')].some((one) => parseFloat(getComputedStyle(one).transitionDuration) > 0)"
@@ -172,43 +166,6 @@ def test_less_motion_where_that_is_wished(server: Server, watch: Watch) -> None:
 # --- read out -------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def axe() -> Iterator[str]:
-    """The source of axe-core, which npm installs. Skips where it cannot."""
-    if not shutil.which("npm"):
-        pytest.skip("npm is not installed")
-    versions = json.loads(PACKAGE.read_text())["dependencies"]["axe-core"]
-    environment = Environment("axe", f"npm install --no-package-lock --no-audit --no-fund 'axe-core@{versions}'")
-    try:
-        yield (environment.ready() / "node_modules/axe-core/axe.min.js").read_text()
-    finally:
-        environment.close()
-
-
-def assert_accessible(page: Page, axe: str, what: str) -> None:
-    page.evaluate(axe)
-    found = page.evaluate("axe.run(document)")
-    lines = [
-        f"{one['impact']} {one['id']}: {node['html'][:120]} {node.get('failureSummary', '')}"
-        for one in found["violations"]
-        for node in one["nodes"]
-    ]
-    print(f"{what}: {len(found['passes'])} rules passed, {len(lines)} findings")
-    assert lines == [], what
-
-
-def test_axe_finds_nothing_in_list_and_queue(server: Server, look: Watched, axe: str) -> None:
-    make(server, "q", 1)
-    page = look.open()
-    expect(cell(page, "q", 1)).to_have_text("1")
-    assert_accessible(page, axe, "list")
-    page.get_by_role("link", name="q", exact=True).click()
-    expect(page.locator(".messages > li")).to_have_count(1)
-    page.locator(".messages summary").click()
-    assert_accessible(page, axe, "queue")
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 360])
 def test_axe_finds_nothing_anywhere(server: Server, watch: Watch, axe: str, scheme: str, width: int) -> None:
@@ -245,7 +202,6 @@ def test_axe_finds_nothing_anywhere(server: Server, watch: Watch, axe: str, sche
             page.keyboard.press("Escape")
 
 
-@pytest.mark.slow
 def test_axe_finds_nothing_where_something_is_wrong(guarded: Guarded, watch: Watch, axe: str) -> None:
     with watch(guarded.server.url) as look:
         look.expected = ["status of 401", "status of 403", "ERR_CONNECTION"]
@@ -266,7 +222,6 @@ def test_axe_finds_nothing_where_something_is_wrong(guarded: Guarded, watch: Wat
 # --- by any address -------------------------------------------------------------
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", LAN])
 def test_by_each_address_of_its_own(start: Callable[..., Server], watch: Watch, host: str) -> None:
     """Over plain HTTP to another name browsers say less of where a request is from."""
@@ -274,7 +229,6 @@ def test_by_each_address_of_its_own(start: Callable[..., Server], watch: Watch, 
     assert_works(watch, server, f"http://{host}:{server.port}")
 
 
-@pytest.mark.slow
 def test_over_tls(start: Callable[..., Server], watch: Watch, tmp_path: Path) -> None:
     if not shutil.which("openssl"):
         pytest.skip("openssl is not installed")
@@ -307,7 +261,6 @@ def assert_works(watch: Watch, server: Server, url: str, name: str = "q") -> Non
         expect(page.get_by_text("There are no queues yet")).to_be_visible()
 
 
-@pytest.mark.slow
 def test_a_page_that_nobody_sees_asks_for_nothing(server: Server, look: Watched) -> None:
     make(server, "q")
     asked: list[str] = []
@@ -328,7 +281,6 @@ def test_a_page_that_nobody_sees_asks_for_nothing(server: Server, look: Watched)
     assert asked
 
 
-@pytest.mark.slow
 def test_of_many_queues_a_part_is_shown_and_all_are_found(server: Server, look: Watched) -> None:
     for number in range(250):
         make(server, f"queue-{number:03}")
@@ -357,5 +309,5 @@ def test_the_parts_of_an_answer_say_any_thing(server: Server, look: Watched) -> 
     page = look.open("/#/queues/-dash")
     expect(page.get_by_role("heading", name="-dash", level=1)).to_be_visible()
     page.goto(look.url + "/#/queues/under_score/settings")
-    expect(page.get_by_label("Most bytes bytes", exact=True)).to_have_value("9007199254740991")
+    expect(page.get_by_label("Most content bytes", exact=True)).to_have_value("9007199254740991")
     expect(page.get_by_label("Time to live seconds", exact=True)).to_have_value("0.001")

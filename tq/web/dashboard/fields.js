@@ -9,7 +9,7 @@ const SETTINGS = [
   { name: "ttl", label: "Time to live", unit: "seconds", kind: "number", empty: "for ever", help: "After which an unconsumed message is dropped." },
   { name: "retention", label: "Retention", unit: "seconds", kind: "number", empty: "for ever", help: "After which a message is dropped wherever it is, in flight too." },
   { name: "max_messages", label: "Most messages", kind: "number", empty: "no limit" },
-  { name: "max_bytes", label: "Most bytes", unit: "bytes", kind: "number", empty: "no limit" },
+  { name: "max_bytes", label: "Most content", unit: "bytes", kind: "number", empty: "no limit" },
   { name: "overflow", label: "When it is full", kind: "choice", values: { reject: "Refuse sends", drop_oldest: "Drop the oldest" } },
   { name: "max_message_bytes", label: "Largest message", unit: "bytes", kind: "number" },
   { name: "max_in_flight", label: "Most in flight", kind: "number", empty: "no limit", help: "A receive of more is refused." },

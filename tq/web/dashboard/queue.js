@@ -1,7 +1,7 @@
 // The page of one queue: its numbers and charts, what can be done with it, and three tabs: messages, settings, totals.
 
 import { at, Problem } from "./api.js";
-import { Chart, rates, TIMES } from "./charts.js";
+import { Chart, COUNTS, rates, TENTHS, TIMES } from "./charts.js";
 import { askByName, tell } from "./dialogs.js";
 import { h, newId, setText } from "./dom.js";
 import { SettingsFields } from "./fields.js";
@@ -38,7 +38,7 @@ export class QueueView {
     this.meter = new RateMeter();
     this.recently = { sent: null, received: null };
     this.refreshes = 0;
-    this.messages = new Messages(name, shell);
+    this.messages = new Messages(name, this.with("manage"));
     this.build();
     this.open(tab);
   }
@@ -52,6 +52,7 @@ export class QueueView {
   build() {
     this.marks = h("p", { class: "sub" }, "Loading …");
     this.refused = h("p", { class: "note", role: "status", hidden: true });
+    this.unable = h("p", { class: "note", role: "status", hidden: true });
     this.gone = h("div", { class: "card empty", hidden: true });
     this.tiles = TILES.map((label) => {
       const number = h("dd", {}, "–");
@@ -59,9 +60,9 @@ export class QueueView {
     });
     const lines = (...rows) => rows.map(([label, kind]) => ({ label, kind }));
     this.charts = [
-      new Chart("Messages", lines(["Ready", "ready"], ["In flight", "in-flight"], ["Delayed", "delayed"], ["Blocked", "blocked"]), (number) => brief(Math.round(number))),
-      new Chart("Messages per second", lines(["Sent", "sent"], ["Received", "received"], ["Acknowledged", "acked"]), (number) => rate(number)),
-      new Chart("Age of the oldest message", lines(["Age", "age"]), (seconds) => duration(seconds), TIMES),
+      new Chart("Messages", lines(["Ready", "ready"], ["In flight", "in-flight"], ["Delayed", "delayed"], ["Blocked", "blocked"]), brief, COUNTS),
+      new Chart("Messages per second", lines(["Sent", "sent"], ["Received", "received"], ["Acknowledged", "acked"]), rate, TENTHS),
+      new Chart("Age of the oldest message", lines(["Age", "age"]), duration, TIMES),
     ];
     this.unseen = h("p", { class: "note", hidden: true });
     this.whole = h(
@@ -69,6 +70,7 @@ export class QueueView {
       {},
       h("div", { class: "title" }, h("div", {}, h("h1", { class: "name" }, this.name), this.marks), this.buildActions()),
       this.refused,
+      this.unable,
       h("dl", { class: "tiles eight" }, this.tiles.map((tile) => tile.element)),
       this.unseen,
       h("div", { class: "charts" }, this.charts.map((chart) => chart.element)),
@@ -79,11 +81,11 @@ export class QueueView {
 
   buildActions() {
     const button = (label, kind, act) => h("button", { type: "button", class: kind, onclick: () => this.attempt(act) }, label);
-    this.sendButton = button("Send a message", "primary", () => askToSend(this.name, this.shell, this.info?.fifo));
+    this.sendButton = button("Send a message", "primary", () => askToSend(this.name, this.with("send"), this.info?.fifo));
     this.pauseButton = button("Pause", "plain", () => this.pause());
     this.managing = [
       this.pauseButton,
-      button("Redrive …", "plain", () => askToRedrive(this.name, this.shell)),
+      button("Redrive …", "plain", () => askToRedrive(this.name, this.with("manage"))),
       button("Purge …", "plain", () => this.purge()),
       button("Delete …", "plain danger-text", () => this.delete()),
     ];
@@ -171,7 +173,10 @@ export class QueueView {
     setText(this.pauseButton, info.paused ? "Resume" : "Pause");
     setText(this.kinds, info.fifo ? "This is a FIFO queue; that cannot be changed." : "This is no FIFO queue; that cannot be changed.");
     for (const [name, element] of Object.entries(this.totals)) setText(element, count(info.totals[name]));
-    if (!this.hasSettings) this.resetSettings();
+    const settings = JSON.stringify(Object.keys(this.settings.plain).map((setting) => info[setting]));
+    const isFirst = this.shownSettings === undefined;
+    if (isFirst || (settings + key !== this.shownSettings && !this.isTouched)) this.resetSettings();
+    this.shownSettings = settings + key;
   }
 
   async showHistory(signal) {
@@ -198,24 +203,45 @@ export class QueueView {
   // Does something, asks for the new numbers, and says why not where it may not be done.
   async attempt(act) {
     try {
+      this.refused.hidden = true;
       const sentence = await act();
       if (sentence) this.shell.say(sentence);
     } catch (error) {
       if (!(error instanceof Problem)) throw error;
-      this.say(error);
+      if (error.status !== 403) {
+        this.refused.textContent = error.message;
+        this.refused.hidden = false;
+      }
     }
     if (!this.isOver) this.shell.refresh();
   }
 
-  say(error) {
-    this.refused.textContent = error.status === 403 ? "This token has no right to change this queue (manage)." : error.message;
-    this.refused.hidden = false;
-    if (error.status === 403) for (const button of [...this.managing, this.save]) button.disabled = true;
+  // The shell for what takes a right: where the token has it not, what takes it too can be pressed no more.
+  with(right) {
+    const call = async (...asked) => {
+      try {
+        return await this.shell.call(...asked);
+      } catch (error) {
+        if (error.status === 403 && asked[0] !== "GET") this.refuse(right);
+        throw error;
+      }
+    };
+    return { ...this.shell, call };
+  }
+
+  refuse(right) {
+    const what = { send: "send to this queue", manage: "change this queue" };
+    for (const button of right === "send" ? [this.sendButton] : [...this.managing, this.save]) {
+      button.disabled = true;
+      button.title = `This token has no right to ${what[right]} (${right}).`;
+    }
+    this.unable.textContent = `This token has no right to ${what[right]} (${right}).`;
+    this.unable.hidden = false;
   }
 
   async pause() {
     const isPaused = !this.info.paused;
-    this.info = await this.shell.call("PATCH", at(this.name), { body: { paused: isPaused } });
+    this.info = await this.with("manage").call("PATCH", at(this.name), { body: { paused: isPaused } });
     if (!this.isTouched) this.resetSettings();
     this.show();
     return isPaused ? "Paused: receives find nothing." : "Resumed.";
@@ -228,7 +254,7 @@ export class QueueView {
       sentence: "All of its messages are dropped, in flight too. They cannot be brought back.",
       name: this.name,
       button: "Purge",
-      act: async () => ({ purged } = await this.shell.call("DELETE", at(this.name, "messages"))),
+      act: async () => ({ purged } = await this.with("manage").call("DELETE", at(this.name, "messages"))),
     });
     this.messages.forget();
     return isDone && `${count(purged)} messages were purged.`;
@@ -240,7 +266,7 @@ export class QueueView {
       sentence: "The queue goes with all of its messages. It cannot be brought back.",
       name: this.name,
       button: "Delete",
-      act: () => this.shell.call("DELETE", at(this.name)),
+      act: () => this.with("manage").call("DELETE", at(this.name)),
     });
     this.isOver = isDone;
     if (isDone) this.shell.go("#/");
@@ -257,7 +283,6 @@ export class QueueView {
     this.settings.set(this.info);
     for (const field of Object.values(this.settings.fields)) field.say("");
     this.wrong.hidden = true;
-    this.hasSettings = true;
   }
 
   async saveSettings(event) {
@@ -267,10 +292,9 @@ export class QueueView {
     const change = this.settings.changed();
     if (!Object.keys(change).length) return this.shell.say("Nothing was changed.");
     try {
-      this.info = await this.shell.call("PATCH", at(this.name), { body: change });
+      this.info = await this.with("manage").call("PATCH", at(this.name), { body: change });
     } catch (error) {
       if (!(error instanceof Problem)) throw error;
-      if (error.status === 403) this.say(error);
       return tell(error, this.settings.fields, this.wrong);
     }
     this.resetSettings();
