@@ -84,10 +84,9 @@ def test_axe_finds_nothing_in_list_and_queue(server: Server, look: Watched, axe:
 # --- a queue -------------------------------------------------------------
 
 
-def test_all_that_can_be_done_with_a_queue(server: Server, look: Watched) -> None:
+def test_messages_are_sent_and_cancelled(server: Server, look: Watched) -> None:
     look.expected = ["status of 400"]
-    make(server, "dead")
-    make(server, "q", dead_letter={"queue": "dead", "max_receives": 5})
+    make(server, "q")
     page = look.open("/#/queues/q")
     said = page.locator("#said")
 
@@ -122,6 +121,13 @@ def test_all_that_can_be_done_with_a_queue(server: Server, look: Watched) -> Non
     expect(said).to_have_text("Message 2 was cancelled.")
     assert shown(server, "q")["totals"]["cancelled"] == 1
 
+
+def test_settings_are_edited_and_a_queue_is_paused(server: Server, look: Watched) -> None:
+    look.expected = ["status of 400"]
+    make(server, "dead")
+    make(server, "q", dead_letter={"queue": "dead", "max_receives": 5})
+    page = look.open("/#/queues/q")
+    said = page.locator("#said")
     button(page, "Pause").click()
     expect(page.locator(".badge", has_text="Paused")).to_be_visible()
     assert shown(server, "q")["paused"] is True
@@ -147,6 +153,12 @@ def test_all_that_can_be_done_with_a_queue(server: Server, look: Watched) -> Non
     button(page, "Save settings").click()
     wait_until(lambda: shown(server, "q")["dead_letter"] is None)
 
+
+def test_a_queue_is_purged_and_deleted_when_its_name_is_typed(server: Server, look: Watched) -> None:
+    look.expected = ["status of 404"]  # where the page asks for the queue that is just being deleted
+    make(server, "q", 1)
+    page = look.open("/#/queues/q")
+    said = page.locator("#said")
     button(page, "Purge …").click()
     expect(button(page, "Purge")).to_be_disabled()
     page.get_by_label("Type q to go on").fill("Q")

@@ -70,7 +70,11 @@ function failed(error, wait) {
   }
   setState("off", "Not connected");
   document.body.classList.add("stale");
-  const what = error.status ? `The server says: ${error.title}` : error instanceof Problem ? "Connection lost." : "This page has a fault.";
+  const what = error.status
+    ? `The server says: ${error.title}`
+    : error instanceof Problem
+      ? "Connection lost."
+      : "This page has a fault.";
   $("lost").replaceChildren(
     h("span", {}, `${what} Trying again in ${Math.round(wait / 1000)} s.`),
     h("button", { type: "button", class: "plain", onclick: () => poller.now() }, "Try now"),
@@ -96,7 +100,13 @@ function askForToken(error) {
     return;
   }
   const wrong = h("p", { id: "token-wrong", class: "wrong", role: "alert" }, token.get() ? error.sentence : "");
-  const input = h("input", { id: "token", type: "password", autocomplete: "off", spellcheck: "false", "aria-describedby": "token-help" });
+  const input = h("input", {
+    id: "token",
+    type: "password",
+    autocomplete: "off",
+    spellcheck: "false",
+    "aria-describedby": "token-help",
+  });
   const heading = newId("heading");
   const form = h(
     "form",
@@ -113,7 +123,11 @@ function askForToken(error) {
     },
     h("h1", { id: heading }, "This server asks for a token"),
     h("div", { class: "field" }, h("label", { for: "token" }, "Token"), input),
-    h("p", { id: "token-help", class: "help" }, "Made with tq token create. It is kept in this tab only, until you close it or forget it."),
+    h(
+      "p",
+      { id: "token-help", class: "help" },
+      "Made with tq token create. It is kept in this tab only, until you close it or forget it.",
+    ),
     wrong,
     h("div", { class: "buttons" }, h("button", { type: "submit", class: "primary" }, "Use this token")),
   );

@@ -18,7 +18,12 @@ const GAP_S = 30; // between two samples; where there are more, the line is brok
 export function sparkline() {
   const area = svg("path", { class: "spark-area" });
   const line = svg("path", { class: "spark-line" });
-  const element = svg("svg", { class: "spark", viewBox: "0 0 120 28", preserveAspectRatio: "none", "aria-hidden": "true" }, area, line);
+  const element = svg(
+    "svg",
+    { class: "spark", viewBox: "0 0 120 28", preserveAspectRatio: "none", "aria-hidden": "true" },
+    area,
+    line,
+  );
   let drawn = "";
   return {
     element,
@@ -121,7 +126,10 @@ export class Chart {
     this.y = (number) => HEIGHT - MARGIN.bottom - (number / this.top) * (HEIGHT - MARGIN.top - MARGIN.bottom);
     this.plot.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
     const parts = [...this.axes(width), ...this.lines()];
-    if (!this.ages.length) parts.push(svg("text", { class: "tick", x: width / 2, y: HEIGHT / 2, "text-anchor": "middle" }, "No samples yet"));
+    if (!this.ages.length)
+      parts.push(
+        svg("text", { class: "tick", x: width / 2, y: HEIGHT / 2, "text-anchor": "middle" }, "No samples yet"),
+      );
     this.mark = svg("g", { class: "mark" });
     this.plot.replaceChildren(...parts, this.mark);
     this.point_at(this.index);
@@ -185,7 +193,14 @@ export class Chart {
     const last = this.ages.length - 1;
     const step = event.shiftKey ? 12 : 1;
     const from = this.index ?? last + 1;
-    const to = { ArrowLeft: from - step, ArrowDown: from - step, ArrowRight: from + step, ArrowUp: from + step, Home: 0, End: last }[event.key];
+    const to = {
+      ArrowLeft: from - step,
+      ArrowDown: from - step,
+      ArrowRight: from + step,
+      ArrowUp: from + step,
+      Home: 0,
+      End: last,
+    }[event.key];
     if (event.key === "Escape") this.leave();
     if (to === undefined || last < 0) return;
     event.preventDefault();
@@ -230,7 +245,11 @@ export class Chart {
 }
 
 function swatch(kind) {
-  return svg("svg", { class: "swatch", viewBox: "0 0 16 4", "aria-hidden": "true" }, svg("path", { class: `line ${kind}`, d: "M0 2H16" }));
+  return svg(
+    "svg",
+    { class: "swatch", viewBox: "0 0 16 4", "aria-hidden": "true" },
+    svg("path", { class: `line ${kind}`, d: "M0 2H16" }),
+  );
 }
 
 // The least step of an axis that is a round number and not below `about`.

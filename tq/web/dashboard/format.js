@@ -25,7 +25,12 @@ export function bytes(number) {
 export function duration(seconds) {
   if (seconds === null) return "–";
   if (seconds < 1) return seconds > 0 ? "< 1 s" : "0 s";
-  const parts = [[86_400, "d"], [3_600, "h"], [60, "min"], [1, "s"]];
+  const parts = [
+    [86_400, "d"],
+    [3_600, "h"],
+    [60, "min"],
+    [1, "s"],
+  ];
   const first = parts.findIndex(([size]) => seconds >= size);
   const [size, unit] = parts[first];
   const number = Math.floor(seconds / size);
@@ -41,10 +46,15 @@ export const ago = (text) => duration(Math.max(0, (Date.now() - Date.parse(text)
 
 // Characters that would not be seen, or change the order of others, are shown by their number or their symbol.
 export function visible(text) {
-  return text.replace(/[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]/g, (one) => {
-    const number = one.charCodeAt(0);
-    return number < 32 ? String.fromCharCode(0x2400 + number) : `⟨U+${number.toString(16).toUpperCase().padStart(4, "0")}⟩`;
-  });
+  return text.replace(
+    /[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]/g,
+    (one) => {
+      const number = one.charCodeAt(0);
+      return number < 32
+        ? String.fromCharCode(0x2400 + number)
+        : `⟨U+${number.toString(16).toUpperCase().padStart(4, "0")}⟩`;
+    },
+  );
 }
 
 // --- JSON whose numbers keep the digits that they came with ---
@@ -58,7 +68,9 @@ class Digits {
 // Parsed, but for numbers that would not be the same when written again: 1.10, 1e999, or one of twenty digits.
 export function parse(text) {
   return JSON.parse(text, (_, value, context) =>
-    typeof value === "number" && context?.source !== undefined && context.source !== String(value) ? new Digits(context.source) : value,
+    typeof value === "number" && context?.source !== undefined && context.source !== String(value)
+      ? new Digits(context.source)
+      : value,
   );
 }
 

@@ -3,12 +3,13 @@
 import { at, Problem } from "./api.js";
 import { Chart, COUNTS, rates, TENTHS, TIMES } from "./charts.js";
 import { askByName, tell } from "./dialogs.js";
-import { h, newId, setText } from "./dom.js";
+import { h, setText } from "./dom.js";
 import { SettingsFields } from "./fields.js";
 import { brief, bytes, count, duration, moment, rate } from "./format.js";
 import { Messages } from "./messages.js";
 import { RateMeter } from "./rates.js";
 import { askToRedrive, askToSend } from "./sending.js";
+import { tiles } from "./tiles.js";
 
 const SELDOM = 3; // refreshes from one look at the history to the next
 const TABS = { "": "Messages", settings: "Settings", totals: "Totals" };
@@ -28,12 +29,26 @@ const TOTALS = {
   cancelled: "Cancelled",
   quarantined: "Quarantined",
 };
+// What is said of a queue that cannot be looked at.
+const GONE = {
+  invalid_queue_name: "There is no such queue",
+  queue_not_found: "There is no such queue",
+  queue_damaged: "The queue is damaged",
+  forbidden: "This token has no right to this queue",
+};
 
 export class QueueView {
   constructor(name, tab, shell) {
     this.name = name;
     this.title = `${name} · tq`;
-    this.crumb = h("span", {}, h("span", { class: "slash", "aria-hidden": "true" }, "/"), h("a", { href: "#/" }, "Queues"), h("span", { class: "slash", "aria-hidden": "true" }, "/"), h("span", { class: "here", "aria-current": "page" }, name));
+    this.crumb = h(
+      "span",
+      {},
+      h("span", { class: "slash", "aria-hidden": "true" }, "/"),
+      h("a", { href: "#/" }, "Queues"),
+      h("span", { class: "slash", "aria-hidden": "true" }, "/"),
+      h("span", { class: "here", "aria-current": "page" }, name),
+    );
     this.shell = shell;
     this.meter = new RateMeter();
     this.recently = { sent: null, received: null };
@@ -54,34 +69,53 @@ export class QueueView {
     this.refused = h("p", { class: "note", role: "status", hidden: true });
     this.unable = h("p", { class: "note", role: "status", hidden: true });
     this.gone = h("div", { class: "card empty", hidden: true });
-    this.tiles = TILES.map((label) => {
-      const number = h("dd", {}, "–");
-      return { number, element: h("div", { class: "tile" }, h("dt", {}, label), number) };
-    });
+    this.tiles = tiles("eight", TILES);
     const lines = (...rows) => rows.map(([label, kind]) => ({ label, kind }));
     this.charts = [
-      new Chart("Messages", lines(["Ready", "ready"], ["In flight", "in-flight"], ["Delayed", "delayed"], ["Blocked", "blocked"]), brief, COUNTS),
-      new Chart("Messages per second", lines(["Sent", "sent"], ["Received", "received"], ["Acknowledged", "acked"]), rate, TENTHS),
+      new Chart(
+        "Messages",
+        lines(["Ready", "ready"], ["In flight", "in-flight"], ["Delayed", "delayed"], ["Blocked", "blocked"]),
+        brief,
+        COUNTS,
+      ),
+      new Chart(
+        "Messages per second",
+        lines(["Sent", "sent"], ["Received", "received"], ["Acknowledged", "acked"]),
+        rate,
+        TENTHS,
+      ),
       new Chart("Age of the oldest message", lines(["Age", "age"]), duration, TIMES),
     ];
     this.unseen = h("p", { class: "note", hidden: true });
     this.whole = h(
       "div",
       {},
-      h("div", { class: "title" }, h("div", {}, h("h1", { class: "name" }, this.name), this.marks), this.buildActions()),
+      h(
+        "div",
+        { class: "title" },
+        h("div", {}, h("h1", { class: "name" }, this.name), this.marks),
+        this.buildActions(),
+      ),
       this.refused,
       this.unable,
-      h("dl", { class: "tiles eight" }, this.tiles.map((tile) => tile.element)),
+      this.tiles.element,
       this.unseen,
-      h("div", { class: "charts" }, this.charts.map((chart) => chart.element)),
+      h(
+        "div",
+        { class: "charts" },
+        this.charts.map((chart) => chart.element),
+      ),
       this.buildTabs(),
     );
     this.element = h("div", {}, this.whole, this.gone);
   }
 
   buildActions() {
-    const button = (label, kind, act) => h("button", { type: "button", class: kind, onclick: () => this.attempt(act) }, label);
-    this.sendButton = button("Send a message", "primary", () => askToSend(this.name, this.with("send"), this.info?.fifo));
+    const button = (label, kind, act) =>
+      h("button", { type: "button", class: kind, onclick: () => this.attempt(act) }, label);
+    this.sendButton = button("Send a message", "primary", () =>
+      askToSend(this.name, this.with("send"), this.info?.fifo),
+    );
     this.pauseButton = button("Pause", "plain", () => this.pause());
     this.managing = [
       this.pauseButton,
@@ -103,14 +137,29 @@ export class QueueView {
       this.settings.element,
       this.kinds,
       this.wrong,
-      h("div", { class: "buttons start" }, this.save, h("button", { type: "button", class: "plain", onclick: () => this.resetSettings() }, "Undo changes")),
+      h(
+        "div",
+        { class: "buttons start" },
+        this.save,
+        h("button", { type: "button", class: "plain", onclick: () => this.resetSettings() }, "Undo changes"),
+      ),
     );
     this.totals = Object.fromEntries(Object.keys(TOTALS).map((name) => [name, h("dd", {}, "–")]));
-    const totals = h("dl", { class: "totals" }, Object.entries(TOTALS).map(([name, label]) => h("div", {}, h("dt", {}, label), this.totals[name])));
+    const totals = h(
+      "dl",
+      { class: "totals" },
+      Object.entries(TOTALS).map(([name, label]) => h("div", {}, h("dt", {}, label), this.totals[name])),
+    );
     this.panels = { "": this.messages.element, settings: form, totals };
-    this.links = Object.entries(TABS).map(([tab, label]) => h("a", { href: `#${at(this.name, ...(tab ? [tab] : []))}` }, label));
-    const id = newId("tabs");
-    return h("div", { class: "card tabbed" }, h("nav", { class: "tabs", "aria-label": "Of this queue", id }, this.links), Object.values(this.panels));
+    this.links = Object.entries(TABS).map(([tab, label]) =>
+      h("a", { href: `#${at(this.name, ...(tab ? [tab] : []))}` }, label),
+    );
+    return h(
+      "div",
+      { class: "card tabbed" },
+      h("nav", { class: "tabs", "aria-label": "Of this queue" }, this.links),
+      Object.values(this.panels),
+    );
   }
 
   open(tab) {
@@ -129,7 +178,7 @@ export class QueueView {
     try {
       this.info = await this.shell.call("GET", at(this.name), { signal });
     } catch (error) {
-      if (!(error instanceof Problem && [400, 403, 404, 500].includes(error.status))) throw error;
+      if (!(error.code in GONE)) throw error;
       return this.showGone(error);
     }
     this.whole.hidden = false;
@@ -143,8 +192,11 @@ export class QueueView {
   showGone(error) {
     this.whole.hidden = true;
     this.gone.hidden = false;
-    const words = { 400: "There is no such queue", 403: "This token has no right to this queue", 404: "There is no such queue" };
-    this.gone.replaceChildren(h("h1", {}, words[error.status] ?? "The queue cannot be shown"), h("p", {}, error.message), h("p", {}, h("a", { href: "#/" }, "All queues")));
+    this.gone.replaceChildren(
+      h("h1", {}, GONE[error.code]),
+      h("p", {}, error.message),
+      h("p", {}, h("a", { href: "#/" }, "All queues")),
+    );
   }
 
   show() {
@@ -152,26 +204,36 @@ export class QueueView {
     this.meter.take([info]);
     const now = this.meter.of(info) ?? this.recently;
     const { messages } = info;
-    const texts = [
+    this.tiles.show([
       ...["ready", "in_flight", "delayed", "blocked"].map((state) => count(messages[state])),
       duration(info.oldest_message_age_seconds),
       bytes(info.bytes),
       rate(now.sent),
       rate(now.received),
-    ];
-    texts.forEach((text, index) => setText(this.tiles[index].number, text));
+    ]);
     const letter = info.dead_letter;
     const marks = [
       info.paused ? h("strong", { class: "badge warn" }, "Paused") : null,
       info.fifo ? h("span", { class: "badge" }, "FIFO") : null,
       h("span", {}, `Created ${moment(info.created_at)}`),
-      letter ? h("span", {}, "Dead letters to ", h("a", { href: `#${at(letter.queue)}` }, letter.queue), ` after ${letter.max_receives} receives`) : null,
+      letter
+        ? h(
+            "span",
+            {},
+            "Dead letters to ",
+            h("a", { href: `#${at(letter.queue)}` }, letter.queue),
+            ` after ${letter.max_receives} receives`,
+          )
+        : null,
     ];
     const key = JSON.stringify([info.paused, letter]);
     if (key !== this.shownMarks) this.marks.replaceChildren(...marks.filter(Boolean));
     this.shownMarks = key;
     setText(this.pauseButton, info.paused ? "Resume" : "Pause");
-    setText(this.kinds, info.fifo ? "This is a FIFO queue; that cannot be changed." : "This is no FIFO queue; that cannot be changed.");
+    setText(
+      this.kinds,
+      info.fifo ? "This is a FIFO queue; that cannot be changed." : "This is no FIFO queue; that cannot be changed.",
+    );
     for (const [name, element] of Object.entries(this.totals)) setText(element, count(info.totals[name]));
     const settings = JSON.stringify(Object.keys(this.settings.plain).map((setting) => info[setting]));
     const isFirst = this.shownSettings === undefined;
@@ -302,4 +364,3 @@ export class QueueView {
     this.shell.say("The settings were saved.");
   }
 }
-
