@@ -1,4 +1,4 @@
-"""The pictures of the dashboard in `docs/`: `python -m tests.screenshots` makes them anew.
+"""The pictures of the dashboard in `docs/`: `python -m tests.screenshots` makes them anew, or in another directory.
 
 A server in this process has run a shop's queues for an hour, whose clock was sped up: all that the pictures show was
 sent, received and acknowledged, and sampled every five seconds, as a server does. Then Chromium looks at it.
@@ -197,4 +197,4 @@ def main(target: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(ROOT / "docs")
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "docs")

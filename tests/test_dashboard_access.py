@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from playwright.sync_api import Page, expect
 
 from tests.browsing import LAN, Watch, Watched, assert_accessible, button, cell, make, shown
 from tests.guarded import Guarded
-from tests.harness import Server, wait_until
+from tests.harness import ROOT, Server, wait_until
 
 pytestmark = pytest.mark.slow  # each looks at many pages
 PHONE = {"width": 360, "height": 740}
@@ -297,6 +298,18 @@ def test_of_many_queues_a_part_is_shown_and_all_are_found(server: Server, look: 
     expect(rows).to_have_count(250)
     expect(button(page, "Show more")).to_be_hidden()
     assert shown(server, "queue-249")["messages"]["ready"] == 0
+
+
+def test_the_pictures_can_be_made_anew(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.screenshots", str(tmp_path)]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if "chromium is not installed" in ran.stderr:
+        pytest.skip("chromium is not installed")
+    assert ran.returncode == 0, ran.stderr
+    for name in ("dashboard-list.png", "dashboard-queue.png"):
+        made, kept = (tmp_path / name).stat().st_size, (ROOT / "docs" / name).stat().st_size
+        assert kept / 2 < made < 2 * kept
+        assert kept < 200_000
 
 
 def test_the_parts_of_an_answer_say_any_thing(server: Server, look: Watched) -> None:

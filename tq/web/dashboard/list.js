@@ -177,6 +177,7 @@ export class ListView {
     this.refused.textContent =
       "This token has no right to list queues (observe:*). A queue that it may look at opens by its name: type it and press Enter.";
     this.refused.hidden = false;
+    this.tiles.element.hidden = this.table.hidden = true;
     setText(this.counted, "");
     this.search.placeholder = "Name of a queue";
     this.search.onkeydown = (event) => {
@@ -255,7 +256,9 @@ export class ListView {
     );
     row.marks.classList.toggle("warn", queue.paused);
     const recent = this.history.queues?.[queue.name];
-    row.spark.show([...(recent?.messages ?? []), total(queue)], 61);
+    const numbers = [...(recent?.messages ?? []), total(queue)];
+    row.spark.show(numbers, 61);
+    setText(row.words, `At most ${count(Math.max(...numbers))} messages`);
   }
 
   newRow(queue) {
@@ -266,7 +269,9 @@ export class ListView {
         ? h("th", { scope: "row" }, h("a", { href: `#/queues/${encodeURIComponent(queue.name)}` }, queue.name), marks)
         : h("td", { class: [column.kind, "number"].join(" ") }),
     );
-    return { cells, marks, spark, element: h("tr", {}, cells, h("td", { class: "middle last" }, spark.element)) };
+    const words = h("span", { class: "unseen" });
+    const last = h("td", { class: "middle last" }, spark.element, words);
+    return { cells, marks, spark, words, element: h("tr", {}, cells, last) };
   }
 
   // Over the last seconds, and before there are any over the last minute.

@@ -87,6 +87,7 @@ export class QueueView {
       new Chart("Age of the oldest message", lines(["Age", "age"]), duration, TIMES),
     ];
     this.unseen = h("p", { class: "note", hidden: true });
+    this.drawn = h("div", { class: "charts" }, ...this.charts.map((chart) => chart.element));
     this.whole = h(
       "div",
       {},
@@ -100,11 +101,7 @@ export class QueueView {
       this.unable,
       this.tiles.element,
       this.unseen,
-      h(
-        "div",
-        { class: "charts" },
-        this.charts.map((chart) => chart.element),
-      ),
+      this.drawn,
       this.buildTabs(),
     );
     this.element = h("div", {}, this.whole, this.gone);
@@ -185,7 +182,7 @@ export class QueueView {
     this.gone.hidden = true;
     this.show();
     await this.messages.refresh(this.info, signal);
-    if (isSeldom) await this.showHistory(signal);
+    if (isSeldom && this.unseen.hidden) await this.showHistory(signal);
     this.refreshes += 1;
   }
 
@@ -249,6 +246,7 @@ export class QueueView {
       if (!(error instanceof Problem && error.status === 403)) throw error;
       this.unseen.textContent = "This token has no right to see the history (observe).";
       this.unseen.hidden = false;
+      this.drawn.hidden = true;
       return;
     }
     const { seconds_ago: ages, figures } = history;
