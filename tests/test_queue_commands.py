@@ -135,6 +135,7 @@ def test_top_tells_rates(server: Server, queue: str) -> None:
     assert rates[-1]["ready"] == 200
 
 
+@pytest.mark.slow
 def test_top_goes_on_when_the_server_is_away(start: Callable[..., Server]) -> None:
     server = start()
     port = str(server.port)
@@ -171,7 +172,7 @@ def test_bench_measures_and_leaves_nothing(server: Server) -> None:
     assert server.request("GET", "/status").json["queues"] == before
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signum", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_an_interrupted_bench_leaves_nothing(server: Server, signum: signal.Signals) -> None:
     def benched() -> list[Any]:
         queues: list[Any] = server.request("GET", "/queues?prefix=tq-bench").json["queues"]
@@ -185,6 +186,7 @@ def test_an_interrupted_bench_leaves_nothing(server: Server, signum: signal.Sign
     assert benched() == []
 
 
+@pytest.mark.slow
 def test_a_bench_that_a_server_ends_says_so(start: Callable[..., Server]) -> None:
     server = start()
     with Begun(server.url, "bench", "--seconds", "60") as running:
