@@ -18,7 +18,7 @@ from tests.guarded import Guarded
 from tests.harness import ROOT, Server, sound_server, wait_until
 from tests.remote import Begun, environment, held, run, run_alone, well
 from tq.cli.queues import SETTINGS
-from tq.errors import EXIT_EMPTY, EXIT_INTERRUPTED, EXIT_NO_QUEUE, EXIT_REFUSED, EXIT_UNREACHABLE, EXIT_USAGE
+from tq.errors import EXIT_DATA, EXIT_EMPTY, EXIT_INTERRUPTED, EXIT_NO_QUEUE, EXIT_REFUSED, EXIT_UNREACHABLE, EXIT_USAGE
 from tq.model import QueueSettings
 
 NUMBERS = itertools.count(1)
@@ -101,6 +101,26 @@ def test_a_token_is_shown_to_a_server_that_asks(guarded: Guarded) -> None:
     well(run(url, "send", "orders", "x", "--token", guarded.shop))
     command = f'test "$TQ_TOKEN" = {guarded.shop}'  # so it can speak to the server too
     well(run_alone(url, "receive", "orders", "--exec", command, "--token", guarded.shop))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "closed", "code"),
+    [
+        ("receive {queue}", ">&-", EXIT_DATA),
+        ("send {queue}", "<&-", EXIT_USAGE),
+        pytest.param("queues", ">&-", EXIT_DATA, marks=pytest.mark.slow),
+        pytest.param("send {queue} --lines", "2>&- </dev/null", 0, marks=pytest.mark.slow),
+        pytest.param("top --once --interval 0.1", "<&- 2>&-", 0, marks=pytest.mark.slow),
+    ],
+)
+def test_what_is_closed_is_said(server: Server, queue: str, arguments: str, closed: str, code: int) -> None:
+    server.request("POST", f"/queues/{queue}/messages", {"content": 1})
+    line = f"{sys.executable} -m tq {arguments.format(queue=queue)} {closed}"
+    ran = subprocess.run(["sh", "-c", line], cwd=ROOT, env=environment(server.url), capture_output=True, check=False)
+    assert ran.returncode == code, ran
+    assert b"Traceback" not in ran.stderr
+    assert ran.stderr.count(b"\n") == (code > 0)
+    assert held(server, queue)["ready"] == 1
 
 
 def test_what_answers_but_is_no_server_of_tq_is_said(server: Server) -> None:
