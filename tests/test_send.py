@@ -174,6 +174,14 @@ def test_a_line_that_the_queue_refuses_is_named(server: Server) -> None:
     assert contents(server, queue) == ["a", "b"]
 
 
+@pytest.mark.slow
+def test_batches_are_as_small_as_the_server_takes_them(start: Callable[..., Server]) -> None:
+    server = start("--max-body-bytes", "65536")
+    server.request("POST", "/queues", {"name": "q"})
+    well(run_alone(server.url, "send", "q", "--lines", stdin=b"".join([b"%01000d\n" % n for n in range(2_000)])))
+    assert [int(content) for content in contents(server, "q")] == list(range(2_000))
+
+
 def test_lines_of_a_pipe_are_sent_when_they_come(server: Server, queue: str) -> None:
     with Begun(server.url, "send", queue, "--lines") as sending:
         assert sending.process.stdin
