@@ -297,6 +297,6 @@ def test_continuous_integration_runs_the_command_of_the_readme() -> None:
 def test_the_package_says_what_it_needs() -> None:
     """Every vendor that the code imports is declared."""
     declared = (ROOT / "pyproject.toml").read_text()
-    for vendor in ("tornado", "lmdb", "msgpack", "msgspec", "click", "sortedcontainers"):
+    for vendor in ("tornado", "lmdb", "msgpack", "msgspec", "click", "rich", "uvloop", "sortedcontainers"):
         assert re.search(rf'"{vendor}[>=<]', declared)
     assert Path(ROOT / "LICENSE").exists()

@@ -32,6 +32,8 @@ RUN_BY = {
     ("docs/api.md", "console"): "tests/test_docs.py",
     ("docs/data.md", "console"): "tests/test_docs.py",
     ("docs/cli.md", "console"): "tests/test_docs.py",
+    ("docs/client.md", "pycon"): "tests/test_client_docs.py",
+    ("docs/client.md", "python"): "tests/test_client_docs.py",
     ("docs/deploying.md", "nginx"): "tests/test_proxied.py",
     ("docs/deploying.md", "caddy"): "tests/test_proxied.py",
     ("docs/sqs.md", "python"): "tests/test_sqs_clients.py",

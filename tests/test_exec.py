@@ -163,6 +163,7 @@ def test_a_signal_waits_for_what_runs_and_a_second_one_ends_it(server: Server, q
     assert contents(server, queue) == ["b", "c"]
 
 
+@pytest.mark.slow
 def test_a_killed_consumer_gives_back_what_its_commands_had(server: Server, queue: str, tmp_path: Path) -> None:
     sent(server, queue, "a")
     command = f"echo $$ > {tmp_path}/pid; exec sleep 1000"
@@ -173,6 +174,7 @@ def test_a_killed_consumer_gives_back_what_its_commands_had(server: Server, queu
     os.kill(pid, signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_a_command_outlasts_a_restart_of_the_server(start: Callable[..., Server], tmp_path: Path) -> None:
     server = start()
     port = str(server.port)

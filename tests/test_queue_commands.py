@@ -18,7 +18,7 @@ from tests.guarded import Guarded
 from tests.harness import ROOT, Server, sound_server, wait_until
 from tests.remote import Begun, environment, held, run, run_alone, well
 from tq.cli.queues import SETTINGS
-from tq.errors import EXIT_EMPTY, EXIT_INTERRUPTED, EXIT_NO_QUEUE, EXIT_REFUSED, EXIT_UNREACHABLE, EXIT_USAGE
+from tq.errors import EXIT_DATA, EXIT_EMPTY, EXIT_INTERRUPTED, EXIT_NO_QUEUE, EXIT_REFUSED, EXIT_UNREACHABLE, EXIT_USAGE
 from tq.model import QueueSettings
 
 NUMBERS = itertools.count(1)
@@ -103,6 +103,26 @@ def test_a_token_is_shown_to_a_server_that_asks(guarded: Guarded) -> None:
     well(run_alone(url, "receive", "orders", "--exec", command, "--token", guarded.shop))
 
 
+@pytest.mark.parametrize(
+    ("arguments", "closed", "code"),
+    [
+        ("receive {queue}", ">&-", EXIT_DATA),
+        ("send {queue}", "<&-", EXIT_USAGE),
+        pytest.param("queues", ">&-", EXIT_DATA, marks=pytest.mark.slow),
+        pytest.param("send {queue} --lines", "2>&- </dev/null", 0, marks=pytest.mark.slow),
+        pytest.param("top --once --interval 0.1", "<&- 2>&-", 0, marks=pytest.mark.slow),
+    ],
+)
+def test_what_is_closed_is_said(server: Server, queue: str, arguments: str, closed: str, code: int) -> None:
+    server.request("POST", f"/queues/{queue}/messages", {"content": 1})
+    line = f"{sys.executable} -m tq {arguments.format(queue=queue)} {closed}"
+    ran = subprocess.run(["sh", "-c", line], cwd=ROOT, env=environment(server.url), capture_output=True, check=False)
+    assert ran.returncode == code, ran
+    assert b"Traceback" not in ran.stderr
+    assert ran.stderr.count(b"\n") == (code > 0)
+    assert held(server, queue)["ready"] == 1
+
+
 def test_what_answers_but_is_no_server_of_tq_is_said(server: Server) -> None:
     ran = run(f"{server.url}/some/path", "queues")
     assert (ran.code, ran.err.count("\n")) == (EXIT_REFUSED, 1)
@@ -135,6 +155,7 @@ def test_top_tells_rates(server: Server, queue: str) -> None:
     assert rates[-1]["ready"] == 200
 
 
+@pytest.mark.slow
 def test_top_goes_on_when_the_server_is_away(start: Callable[..., Server]) -> None:
     server = start()
     port = str(server.port)
@@ -171,7 +192,7 @@ def test_bench_measures_and_leaves_nothing(server: Server) -> None:
     assert server.request("GET", "/status").json["queues"] == before
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signum", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_an_interrupted_bench_leaves_nothing(server: Server, signum: signal.Signals) -> None:
     def benched() -> list[Any]:
         queues: list[Any] = server.request("GET", "/queues?prefix=tq-bench").json["queues"]
@@ -185,6 +206,7 @@ def test_an_interrupted_bench_leaves_nothing(server: Server, signum: signal.Sign
     assert benched() == []
 
 
+@pytest.mark.slow
 def test_a_bench_that_a_server_ends_says_so(start: Callable[..., Server]) -> None:
     server = start()
     with Begun(server.url, "bench", "--seconds", "60") as running:

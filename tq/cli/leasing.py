@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from tq.cli.output import say
 from tq.cli.remote import Place, passes, told
-from tq.client import AsyncClient, Message, NoAnswer
+from tq.client import AsyncClient, Message
 from tq.errors import TqError
 
 POLL_SECONDS = 20.0  # proxies cut off what is silent for longer
@@ -89,7 +89,7 @@ class Leases:
     async def _keep(self, messages: Sequence[Message]) -> None:
         while messages:
             await asyncio.sleep(self._lease_s / 3)
-            with suppress(NoAnswer):  # tried again next time; whoever acknowledges is told if that is too late
+            with suppress(TqError):  # tried again next time; whoever acknowledges is told if that is too late
                 kept = await self._client.extend_many(messages, self._lease_s)
                 messages = [each for each in kept if isinstance(each, Message)]
 

@@ -72,7 +72,6 @@ def receive(
     Each is leased, printed, and then acknowledged; or given to a command, and acknowledged when that ends with 0. Else
     it goes back to the queue.
     """
-    from tq.cli.executing import Executions, Work
     from tq.cli.leasing import Leases
     from tq.client import AsyncClient
 
@@ -82,6 +81,8 @@ def receive(
         async with place.make(AsyncClient) as client:
             leases = Leases(place, client, queue, lease, math.inf if follow else wait)
             if command is not None:
+                from tq.cli.executing import Executions, Work
+
                 work = Work(command, jobs, timeout, retry_delay)
                 return await Executions(place, leases, queue, work).run(limit)
             return await _print(leases, form_for(as_json, raw, follow or limit > 1), limit)

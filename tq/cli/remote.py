@@ -5,6 +5,7 @@ The client, and with it httpx, is imported when such a command runs: a server do
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -14,7 +15,16 @@ import click
 
 from tq.cli.completion import DEFAULT_URL, queue_names
 from tq.cli.output import ending_in_a_sentence, fail
-from tq.errors import EXIT_NO_QUEUE, EXIT_REFUSED, EXIT_UNREACHABLE, EXIT_USAGE, QueueNotFound, StartError, TqError
+from tq.errors import (
+    EXIT_DATA,
+    EXIT_NO_QUEUE,
+    EXIT_REFUSED,
+    EXIT_UNREACHABLE,
+    EXIT_USAGE,
+    QueueNotFound,
+    StartError,
+    TqError,
+)
 
 if TYPE_CHECKING:
     from tq.client import AsyncClient, Client
@@ -66,6 +76,8 @@ def on_server(command: Callable[..., None]) -> Callable[..., None]:
 def talking(place: Place) -> Iterator[None]:
     """End the process with a sentence when the server refuses something, or is not there."""
     with ending_in_a_sentence(place.url):
+        if sys.stdout is None:
+            raise StartError("The stdout is closed.", EXIT_DATA)
         try:
             yield
         except TqError as error:

@@ -68,6 +68,8 @@ def send(
     if content_json and content_type:
         raise click.UsageError("--content-json is for what has no --content-type.")
     if content is None and file is None:
+        if sys.stdin is None:
+            raise StartError("The stdin is closed, and there is neither CONTENT nor --file.", EXIT_USAGE)
         file = sys.stdin.buffer
         if file.isatty():
             say("Type what is to be sent, and end it with Ctrl-D.")

@@ -195,7 +195,7 @@ def _so_far(run: _Run, window_s: float) -> str:
 @contextmanager
 def _progress(file: BinaryIO, run: _Run) -> Iterator[Callable[[int], object]]:
     """A bar on a terminal; what is yielded is called with the bytes that were read."""
-    if not sys.stderr.isatty() or file.isatty():
+    if sys.stderr is None or not sys.stderr.isatty() or file.isatty():  # None where it was closed
         yield lambda _: None
         return
     from rich.console import Console

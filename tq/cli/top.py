@@ -191,7 +191,7 @@ def _turns(interval: float, once: bool) -> Iterator[None]:
 @contextmanager
 def _keys() -> Iterator[list[int]]:
     """The terminal that keys are typed at, if there is one; each is known at once, and not shown."""
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+    if sys.stdin is None or not (sys.stdin.isatty() and sys.stdout.isatty()):  # None where it was closed
         yield []
         return
     fd = sys.stdin.fileno()
