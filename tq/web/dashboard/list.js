@@ -147,7 +147,9 @@ export class ListView {
     }
     const text = this.search.value.trim();
     this.found = text && !this.isWhole ? (await this.load(text, signal, 1)).list : [];
-    this.meter.take(this.queues);
+    this.meter.take([...this.queues, ...this.found]);
+    this.refused.hidden = true;
+    this.tiles.element.hidden = false;
     this.render();
   }
 
