@@ -139,6 +139,7 @@ def test_a_command_that_is_not_there_ends_it_and_loses_nothing(server: Server, q
     assert sum(held(server, queue).values()) == 5
 
 
+@pytest.mark.slow
 def test_commands_run_beside_each_other(server: Server, queue: str, tmp_path: Path) -> None:
     """Each waits for the other two."""
     sent(server, queue, *range(3))

@@ -73,6 +73,7 @@ def test_when_there_is_none_that_is_an_exit_code_of_its_own(server: Server, queu
     assert run_alone(server.url, "receive", "nowhere").code == EXIT_NO_QUEUE
 
 
+@pytest.mark.slow
 def test_a_receive_waits_as_long_as_it_is_told(server: Server, queue: str) -> None:
     with Begun(server.url, "receive", queue, "--raw", "--wait", "60") as receiving:
         wait_until(lambda: receiving.process.poll() is None and has_connection(receiving), 30)
@@ -151,6 +152,7 @@ def test_what_the_disk_has_no_room_for_goes_back(server: Server, queue: str, sma
     assert held(server, queue)["ready"] == 4
 
 
+@pytest.mark.slow
 def test_what_a_killed_command_had_comes_back_when_the_lease_is_over(server: Server, queue: str) -> None:
     sent(server, queue, "x" * 500_000)
     with Begun(server.url, "receive", queue, "--lease", "1") as receiving:
@@ -160,6 +162,7 @@ def test_what_a_killed_command_had_comes_back_when_the_lease_is_over(server: Ser
     assert totals(server, queue)["timed_out"] == 1
 
 
+@pytest.mark.slow
 def test_following_outlasts_a_restart_of_the_server(start: Callable[..., Server]) -> None:
     server = start()
     port = str(server.port)

@@ -156,7 +156,9 @@ def test_lines_are_text_json_or_envelopes(server: Server, queue: str) -> None:
         ("a", None), ("b\r", None), ("{}", None), ([1.10], "g"), (1, "h")]  # fmt: skip
 
 
-@pytest.mark.parametrize("bad", [b'{"content":1,"priority":77}', b'{"content":1} {"content":2}'])
+@pytest.mark.parametrize(
+    "bad", [b'{"content":1,"priority":77}', pytest.param(b'{"content":1} {"content":2}', marks=pytest.mark.slow)]
+)
 def test_a_bad_line_is_named_and_all_before_it_is_sent(server: Server, queue: str, bad: bytes) -> None:
     lines = ndjson(0, 1234) + b"\n" + bad + b"\n" + ndjson(1234, 3000)
     ran = run_alone(server.url, "send", queue, "--ndjson", stdin=lines)

@@ -59,6 +59,7 @@ def test_no_message_drives_the_terminal(server: Server, queue: str, command: str
         assert json.loads(text)["content"] == HOSTILE
 
 
+@pytest.mark.slow
 def test_no_bytes_drive_the_terminal_and_none_are_lost(server: Server, queue: str) -> None:
     server.request("POST", f"/queues/{queue}/messages", b"\xff\x1b[2J", {"Content-Type": "image/png"})
     text = shown(server, "receive", queue)
@@ -103,6 +104,7 @@ def test_tables_fit_the_terminal(server: Server, queue: str) -> None:
         assert "".join(re.findall(r"^[\w.]+", narrow.partition("ready")[2], re.MULTILINE)).endswith(name)
 
 
+@pytest.mark.slow
 def test_colours_are_left_out_where_that_is_asked(server: Server, queue: str) -> None:
     assert "\x1b[1m" in shown(server, "queues", queue)
     assert "\x1b[3" not in shown(server, "queues", queue, NO_COLOR="1")
@@ -167,6 +169,7 @@ def test_many_lines_show_how_far_they_are(server: Server, queue: str, tmp_path: 
     assert held(server, queue)["ready"] == 20_000
 
 
+@pytest.mark.slow
 def test_people_are_told_that_the_server_is_waited_for(server: Server, queue: str, tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)

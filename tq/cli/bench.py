@@ -68,6 +68,8 @@ def _load_a_queue(
         try:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 runner.run(_measure(wire, connections, seconds, size, take))
+        except asyncio.CancelledError:
+            raise KeyboardInterrupt from None
         except LoadFailed as failure:
             raise StartError(str(failure), EXIT_REFUSED) from failure
         finally:
@@ -75,7 +77,11 @@ def _load_a_queue(
 
 
 async def _measure(wire: Wire, connections: int, seconds: float, size: int, take: Callable[[str, Found], None]) -> None:
-    """Each part is handed over when it is done. Raises LoadFailed."""
+    """Each part is handed over when it is done. Raises LoadFailed, and CancelledError at a signal."""
+    task = asyncio.current_task()
+    assert task
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(signum, task.cancel)
     envelope = b'{"content":"' + b"x" * size + b'"}'
     sent = await load(wire, partial(sends, wire, envelope), connections, seconds)
     take("send", sent)

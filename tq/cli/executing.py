@@ -91,18 +91,18 @@ class Executions:
 
     async def _run(self, message: Message) -> str | None:
         """Why the command has not handled it."""
-        with tempfile.TemporaryFile() as stdin:
-            stdin.write(content_alone(message))
-            stdin.seek(0)
-            try:
+        try:
+            with tempfile.TemporaryFile() as stdin:
+                stdin.write(content_alone(message))
+                stdin.seek(0)
                 process = await asyncio.create_subprocess_shell(
                     self._work.command,
                     stdin=stdin,
                     env={**self._environment, **_said_of(message)},
                     start_new_session=True,
                 )
-            except OSError as error:  # more headers than an environment holds
-                return f"the command cannot be started ({error.strerror})"
+        except OSError as error:  # the disk is full, or there are more headers than an environment holds
+            return f"the command cannot be started ({error.strerror})"
         ended = await self._end(process)
         if ended:
             return ended
