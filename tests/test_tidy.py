@@ -37,7 +37,7 @@ ROWS: list[set[str]] = [
     {"tq.store.lmdb", "tq.store.lmdb.copies", "tq.store.memory"},
     {"tq.writer", "tq.clock", "tq.waiters", "tq.logs"},
     {"tq.broker"},
-    {"tq.web.exchange", "tq.web.parser", "tq.web.shapes", "tq.web.tls", "tq.web.traffic"},
+    {"tq.web.exchange", "tq.web.parser", "tq.web.shapes", "tq.web.tls", "tq.web.tracing", "tq.web.traffic"},
     {"tq.web.browsers", "tq.web.formats", "tq.web.router", "tq.web.openapi", "tq.web.stream"},
     {"tq.web.native", "tq.web.sqs.errors", "tq.web.sqs.shapes"},
     {"tq.web.sqs.attributes", "tq.web.sqs.contents", "tq.web.sqs.signature"},
