@@ -144,8 +144,8 @@ async def test_a_message_keeps_its_own(api: Api) -> None:
 async def test_the_limit_of_headers_holds_and_refuses_nothing_for_a_trace(api: Api) -> None:
     await create(api, "a")
     trace_size = sum(len(name) + len(value) for name, value in TRACE.items())
-    fits = {"x": "é" * ((MAX_HEADERS_BYTES - trace_size - 1) // 2)}
-    full = {"x": fits["x"] + "é"}
+    fits = {"x": "é" + "x" * (MAX_HEADERS_BYTES - trace_size - 3)}
+    full = {"x": fits["x"] + "x"}
     for own, kept in ((fits, {**TRACE, **fits}), (full, full)):
         assert await sent_and_taken(api, {"content": 1, "headers": own}, **TRACE) == [kept]
 
