@@ -243,8 +243,9 @@ EXIT_INTERRUPTED = 130  # SIGINT has ended a command on data, or nobody reads wh
 
 
 def all_errors(base: type[TqError] = TqError) -> list[type[TqError]]:
-    """Every class of the tree below `base`, parents before children."""
+    """Every class of the tree below `base`, parents before children; those that only a client has are not of it."""
     found: list[type[TqError]] = []
     for child in base.__subclasses__():
-        found += [child, *all_errors(child)]
+        if child.__module__ == __name__:
+            found += [child, *all_errors(child)]
     return found

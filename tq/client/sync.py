@@ -1,0 +1,129 @@
+"""The client that blocks."""
+
+from __future__ import annotations
+
+import ssl
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar, overload
+
+import httpx
+
+from tq.client import sending
+from tq.client.calls import Answer, Call, Runs, Steps
+from tq.client.connecting import Place
+from tq.client.messages import Message, SentBatch
+from tq.client.methods import LEASE_S, Methods
+from tq.client.retrying import Tries
+
+T = TypeVar("T")
+
+
+class Client(Methods, Runs):
+    """A client of one server. Threads may share it.
+
+    `url` is `TQ_URL` or http://localhost:8000, and `token` is `TQ_TOKEN`, where they are not given. A request that
+    fails is tried again for `retry_seconds`, where that cannot do harm; 0 tries once. `timeout` is how many seconds a
+    server may be silent, in a long poll beyond what it was asked to wait. `verify` is a context of `ssl` for servers
+    whose certificate is signed by no authority that the system knows.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        token: str | None = None,
+        timeout: float = 10,
+        retry_seconds: float = 30,
+        max_connections: int = 100,
+        verify: ssl.SSLContext | bool = True,
+    ) -> None:
+        super().__init__(retry_seconds)
+        self._place = Place(url, token, timeout, max_connections, retry_seconds)
+        self._transport = httpx.HTTPTransport(**self._place.transport_options(verify))
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close its connections."""
+        self._transport.close()
+
+    def _run(self, steps: Steps[T]) -> T:
+        try:
+            call = next(steps)
+            while True:
+                call = steps.send(self._ask(call))
+        except StopIteration as result:
+            return result.value  # type: ignore[no-any-return]
+
+    def _ask(self, call: Call) -> Answer:
+        tries = Tries(call, self._place.retry_s, self._place.timeout_s)
+        while True:
+            tries.begin()
+            try:
+                response = self._transport.handle_request(self._place.request(call))
+                content = response.read()
+            except httpx.TransportError as error:
+                tries.failed(error)
+            else:
+                answer = tries.answered(response.status_code, content, response.headers.get)
+                if answer:
+                    return answer
+            time.sleep(tries.pause_s)
+
+    @overload
+    def receive(
+        self,
+        queue: str | Sequence[str],
+        *,
+        wait: float = 0,
+        visibility_timeout: float = LEASE_S,
+        remove: bool = False,
+    ) -> Message | None: ...
+
+    @overload
+    def receive(
+        self,
+        queue: str | Sequence[str],
+        *,
+        max: int,
+        wait: float = 0,
+        visibility_timeout: float = LEASE_S,
+        remove: bool = False,
+    ) -> list[Message]: ...
+
+    def receive(
+        self,
+        queue: str | Sequence[str],
+        *,
+        max: int | None = None,  # noqa: A002
+        wait: float = 0,
+        visibility_timeout: float = LEASE_S,
+        remove: bool = False,
+    ) -> Message | list[Message] | None:
+        """Lease the next message for `visibility_timeout` seconds, or None where there is none within `wait` seconds.
+
+        With `max` a list of up to so many. Of several queues the first that has any gives them. `remove` takes them
+        out of the queue at once instead: what is not handled then is lost.
+        """
+        found = self._run(self._receive(queue, max, wait, None if remove else visibility_timeout))
+        return found if max is not None else next(iter(found), None)
+
+    def send_many(
+        self, queue: str, items: Iterable[Any], *, on_batch: Callable[[SentBatch], object] | None = None
+    ) -> int:
+        """Send any number of messages, in batches that are whole or absent: how many.
+
+        An item is a content or an `Envelope`. `on_batch` is called with the ids of each batch that was sent.
+        """
+        count = 0
+        for batch in sending.batches(items):
+            sent = self._run(self._send_batch(queue, batch))
+            count += batch.count
+            if on_batch:
+                on_batch(sent)
+        return count
