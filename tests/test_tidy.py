@@ -48,7 +48,7 @@ ROWS: list[set[str]] = [
     {"tq.web.server"},
     {"tq.client.errors", "tq.client.sending"},
     {"tq.client.calls", "tq.client.messages"},
-    {"tq.client.retrying", "tq.client.settling", "tq.client.connecting"},
+    {"tq.client.retrying", "tq.client.settling", "tq.client.connecting", "tq.client.tracing"},
     {"tq.client.methods"},
     {"tq.client.aio", "tq.client.sync"},
     {"tq.client"},
@@ -71,6 +71,7 @@ VENDORS = {
     "click": {"tq.cli", "tq.cli.data", "tq.cli.dumping", "tq.cli.serving", "tq.cli.tokens"},
     "uvloop": {"tq.cli.serving"},
     "httpx": {"tq.client", "tq.client.aio", "tq.client.connecting", "tq.client.retrying", "tq.client.sync"},
+    "opentelemetry": {"tq.client.aio", "tq.client.sync", "tq.client.tracing"},
 }
 
 # What would make the state depend on anything but the commands.

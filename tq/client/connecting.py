@@ -35,6 +35,7 @@ class Place:
             self._headers.append((b"Authorization", f"Bearer {token}".encode()))
         self.timeout_s, self.retry_s = timeout, retry_s
         self._is_secure = parsed.scheme == "https"
+        self.host, self.port = parsed.host, parsed.port or (443 if self._is_secure else 80)
         self._connections = connections
 
     def transport_options(self, verify: ssl.SSLContext | bool) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import httpx
 
@@ -15,6 +15,10 @@ from tq.client.connecting import Place
 from tq.client.messages import Message, SentBatch
 from tq.client.methods import LEASE_S, Methods
 from tq.client.retrying import Tries
+from tq.client.tracing import tracing
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import TracerProvider
 
 T = TypeVar("T")
 
@@ -25,7 +29,8 @@ class Client(Methods, Runs):
     `url` is `TQ_URL` or http://localhost:8000, and `token` is `TQ_TOKEN`, where they are not given. A request that
     fails is tried again for `retry_seconds`, where that cannot do harm; 0 tries once. `timeout` is how many seconds a
     server may be silent, in a long poll beyond what it was asked to wait. `verify` is a context of `ssl` for servers
-    whose certificate is signed by no authority that the system knows.
+    whose certificate is signed by no authority that the system knows. Spans go to `tracer_provider`, or OpenTelemetry's
+    own where that is installed.
     """
 
     def __init__(
@@ -37,10 +42,12 @@ class Client(Methods, Runs):
         retry_seconds: float = 30,
         max_connections: int = 100,
         verify: ssl.SSLContext | bool = True,
+        tracer_provider: TracerProvider | None = None,
     ) -> None:
         super().__init__(retry_seconds)
         self._place = Place(url, token, timeout, max_connections, retry_seconds)
         self._transport = httpx.HTTPTransport(**self._place.transport_options(verify))
+        self._tracing = tracing(tracer_provider, self._place.host, self._place.port)
 
     def __enter__(self) -> Client:
         return self
@@ -61,6 +68,12 @@ class Client(Methods, Runs):
             return result.value  # type: ignore[no-any-return]
 
     def _ask(self, call: Call) -> Answer:
+        if self._tracing is None or call.about is None:
+            return self._try(call)
+        with self._tracing.asking(call, call.about) as asking:
+            return asking.answered(self._try(asking.call))
+
+    def _try(self, call: Call) -> Answer:
         tries = Tries(call, self._place.retry_s, self._place.timeout_s)
         while True:
             tries.begin()
