@@ -6,7 +6,9 @@ import itertools
 import logging
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +40,14 @@ class Spans:
         self.provider.add_span_processor(SimpleSpanProcessor(self._exporter))
         self.tracer = self.provider.get_tracer("the program")
 
-    def take(self, *names: str) -> list[ReadableSpan]:
-        """The spans since the last time, which must have these names, in the order in which they ended."""
+    def take_all(self) -> list[ReadableSpan]:
         spans = list(self._exporter.get_finished_spans())
         self._exporter.clear()
+        return spans
+
+    def take(self, *names: str) -> list[ReadableSpan]:
+        """The spans since the last time, which must have these names, in the order in which they ended."""
+        spans = self.take_all()
         assert [span.name for span in spans] == list(names)
         return spans
 
@@ -180,6 +186,129 @@ def test_a_receive_that_finds_nothing_leaves_no_span(client: Any, queue: str, sp
     assert client.receive(queue) is None
     assert client.receive(queue, max=5) == []
     spans.take()
+
+
+# --- what is done with messages -----------------------------------------------------------
+
+
+class Shop(Exception):
+    """What a program may fail with."""
+
+
+def consumed(client: Any, queue: str, work: Callable[[Any], object], count: int = 1) -> None:
+    """Work on so many messages, as a program does."""
+    if isinstance(client, Blocking):
+        with client.consume(queue, wait=1) as messages:
+            for message in messages:
+                work(message)
+                count -= 1
+                if not count:
+                    messages.stop()
+        return
+
+    async def consume() -> None:
+        nonlocal count
+        async with client.client.consume(queue, wait=1) as messages:
+            async for message in messages:
+                work(message)
+                count -= 1
+                if not count:
+                    messages.stop()
+
+    client.loop.run_until_complete(consume())
+
+
+def test_who_works_on_a_message_goes_on_with_its_trace(client: Any, queue: str, spans: Spans, server: Server) -> None:
+    """From the order over the message to what the work does."""
+    with spans.tracer.start_as_current_span("order") as order:
+        first, second = client.send(queue, "first").id, client.send(queue, "second").id
+    sends = spans.take(f"send {queue}", f"send {queue}", "order")[:2]
+    seen = []
+
+    def work(message: Any) -> None:
+        with spans.tracer.start_as_current_span("work"):
+            seen.append(message.id)
+
+    consumed(client, queue, work, 2)
+    assert seen == [first, second]
+    found = [span for span in spans.take_all() if not span.name.startswith("receive")]
+    assert [span.name for span in found] == ["work", f"process {queue}"] * 2
+    for send, work_span, process, number in zip(sends, found[::2], found[1::2], seen, strict=True):
+        assert (process.kind, process.status.status_code) == (SpanKind.CONSUMER, StatusCode.UNSET)
+        assert attributes(process, server) == {"messaging.message.id": str(number)}
+        assert links(process) == [ids(send)]
+        assert process.parent is not None
+        assert work_span.parent is not None
+        assert (ids(process.parent), ids(work_span.parent)) == (ids(send), ids(process))
+        assert work_span.context.trace_id == order.get_span_context().trace_id
+    assert trace.get_current_span() is trace.INVALID_SPAN
+
+
+def test_where_a_span_is_active_that_is_the_parent(client: Any, queue: str, spans: Spans) -> None:
+    client.send(queue, 1)
+    (send,) = spans.take(f"send {queue}")
+    with spans.tracer.start_as_current_span("job") as job:
+        consumed(client, queue, lambda message: None)
+        assert trace.get_current_span() is job
+    (process,) = [span for span in spans.take_all() if span.name == f"process {queue}"]
+    assert process.parent is not None
+    assert (ids(process.parent), links(process)) == (ids(job.get_span_context()), [ids(send)])
+
+
+def test_a_message_that_came_without_a_trace_begins_one(make: Callable[..., Any], spans: Spans) -> None:
+    untraced, name = make(None), f"q{next(NUMBERS)}"
+    untraced.create_queue(name)
+    untraced.send(name, 1)
+    untraced.send(name, 2, headers={"traceparent": "not one"})
+    consumed(make(spans.provider), name, lambda message: None, 2)
+    found = [span for span in spans.take_all() if span.name == f"process {name}"]
+    assert [(span.parent, span.links) for span in found] == [(None, ())] * 2
+
+
+def test_an_exception_in_the_work_is_on_its_span(client: Any, queue: str, spans: Spans) -> None:
+    client.send(queue, "bad")
+    spans.take(f"send {queue}")
+
+    def work(message: Any) -> None:
+        raise Shop("closed")
+
+    with pytest.raises(Shop):
+        consumed(client, queue, work)
+    (process,) = [span for span in spans.take_all() if span.name == f"process {queue}"]
+    assert (process.status.status_code, process.status.description) == (StatusCode.ERROR, "closed")
+    assert (process.attributes or {})["error.type"] == "tests.test_spans.Shop"
+    (event,) = process.events
+    assert (event.attributes or {})["exception.type"] == "tests.test_spans.Shop"
+    assert trace.get_current_span() is trace.INVALID_SPAN
+    assert client.receive(queue).receive_count == 2
+
+
+def test_threads_that_share_a_consumer_have_a_span_each(make: Callable[..., Any], spans: Spans, server: Server) -> None:
+    """One of them fails without a `with` of its own; its message goes back, and both spans end."""
+    client, name = Blocking(server.url, tracer_provider=spans.provider), f"q{next(NUMBERS)}"
+    client.create_queue(name)
+    client.send_batch(name, ["good", "bad"])
+    both = threading.Barrier(2)
+
+    def work(messages: Any) -> None:
+        with suppress(Shop):
+            for message in messages:
+                both.wait(10)
+                assert (trace.get_current_span().attributes or {})["messaging.message.id"] == str(message.id)
+                messages.stop()
+                if message.content == "bad":
+                    raise Shop
+        assert trace.get_current_span() is trace.INVALID_SPAN
+
+    with client.consume(name, wait=1) as messages:
+        other = threading.Thread(target=work, args=(messages,))
+        other.start()
+        work(messages)
+        other.join()
+    found = [span for span in spans.take_all() if span.name == f"process {name}"]
+    assert sorted((span.attributes or {})["messaging.message.id"] for span in found) == ["1", "2"]
+    assert client.receive(name).content == "bad"
+    client.close()
 
 
 # --- what goes wrong -----------------------------------------------------------

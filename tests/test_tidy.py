@@ -48,8 +48,9 @@ ROWS: list[set[str]] = [
     {"tq.web.server"},
     {"tq.client.errors", "tq.client.sending"},
     {"tq.client.calls", "tq.client.messages"},
-    {"tq.client.retrying", "tq.client.settling", "tq.client.connecting", "tq.client.tracing"},
-    {"tq.client.methods"},
+    {"tq.client.retrying", "tq.client.settling", "tq.client.connecting", "tq.client.tracing", "tq.client.transport"},
+    {"tq.client.leases"},
+    {"tq.client.methods", "tq.client.tasks", "tq.client.threads"},
     {"tq.client.aio", "tq.client.sync"},
     {"tq.client"},
     {"tq.cli.data"},
@@ -58,8 +59,12 @@ ROWS: list[set[str]] = [
     {"tq.__main__"},
 ]
 
-# What a module imports only when it is asked for it, from rows below.
-LAZY = {"tq": {"tq.client", "tq.errors"}}
+# What a module imports from rows below: only when it is asked for it, or for its types.
+LAZY = {
+    "tq": {"tq.client", "tq.errors"},
+    "tq.client.tasks": {"tq.client.aio"},
+    "tq.client.threads": {"tq.client.sync"},
+}
 
 # A vendor is known to these modules alone. `tornado` may go where it serves, `lmdb` where it stores.
 VENDORS = {
@@ -67,10 +72,17 @@ VENDORS = {
     "msgpack": {"tq.codec", "tq.web.formats"},
     "sortedcontainers": {"tq.store.memory", "tq.waiters"},
     "tornado": {"tq.web.connection", "tq.web.server", "tq.web.stream"},
-    "httptools": {"tq.web.parser"},
+    "httptools": {"tq.client.transport", "tq.web.parser"},
     "click": {"tq.cli", "tq.cli.data", "tq.cli.dumping", "tq.cli.serving", "tq.cli.tokens"},
     "uvloop": {"tq.cli.serving"},
-    "httpx": {"tq.client", "tq.client.aio", "tq.client.connecting", "tq.client.retrying", "tq.client.sync"},
+    "httpx": {
+        "tq.client",
+        "tq.client.aio",
+        "tq.client.connecting",
+        "tq.client.retrying",
+        "tq.client.sync",
+        "tq.client.transport",
+    },
     "opentelemetry": {"tq.client.aio", "tq.client.sync", "tq.client.tracing"},
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import httpx
@@ -12,15 +12,21 @@ import httpx
 from tq.client import sending
 from tq.client.calls import Answer, Awaits, Call, Steps
 from tq.client.connecting import Place
+from tq.client.leases import Leases
 from tq.client.messages import Message, SentBatch
 from tq.client.methods import LEASE_S, Methods
 from tq.client.retrying import Tries
+from tq.client.tasks import AsyncMessages, Tasks
 from tq.client.tracing import tracing
 
 if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
 
 T = TypeVar("T")
+
+
+async def _pause(tries: Tries) -> None:
+    await asyncio.sleep(tries.pause_s)
 
 
 class AsyncClient(Methods, Awaits):
@@ -45,8 +51,8 @@ class AsyncClient(Methods, Awaits):
         tracer_provider: TracerProvider | None = None,
     ) -> None:
         super().__init__(retry_seconds)
-        self._place = Place(url, token, timeout, max_connections, retry_seconds)
-        self._transport = httpx.AsyncHTTPTransport(**self._place.transport_options(verify))
+        self._place = Place(url, token, timeout, verify)
+        self._transport = self._new_transport(max_connections)
         self._tracing = tracing(tracer_provider, self._place.host, self._place.port)
 
     async def __aenter__(self) -> AsyncClient:
@@ -59,26 +65,39 @@ class AsyncClient(Methods, Awaits):
         """Close its connections."""
         await self._transport.aclose()
 
-    async def _run(self, steps: Steps[T]) -> T:
+    def _new_transport(self, connections: int) -> httpx.AsyncHTTPTransport:
+        return httpx.AsyncHTTPTransport(**self._place.transport_options(connections))
+
+    async def _run(self, steps: Steps[T], ask: Callable[[Call], Awaitable[Answer]] | None = None) -> T:
+        ask = ask or self._ask
         try:
             call = next(steps)
             while True:
-                call = steps.send(await self._ask(call))
+                call = steps.send(await ask(call))
         except StopIteration as result:
             return result.value  # type: ignore[no-any-return]
 
-    async def _ask(self, call: Call) -> Answer:
+    async def _ask(self, call: Call, **how: Any) -> Answer:
         if self._tracing is None or call.about is None:
-            return await self._try(call)
+            return await self._try(call, **how)
         with self._tracing.asking(call, call.about) as asking:
-            return asking.answered(await self._try(asking.call))
+            return asking.answered(await self._try(asking.call, **how))
 
-    async def _try(self, call: Call) -> Answer:
-        tries = Tries(call, self._place.retry_s, self._place.timeout_s)
+    async def _try(
+        self,
+        call: Call,
+        *,
+        transport: httpx.AsyncHTTPTransport | None = None,
+        pause: Callable[[Tries], Awaitable[object]] = _pause,
+        retry_s: float | None = None,
+        **extensions: Any,
+    ) -> Answer:
+        tries = Tries(call, self._retry_s if retry_s is None else retry_s, self._place.timeout_s)
+        transport = transport or self._transport
         while True:
             tries.begin()
             try:
-                response = await self._transport.handle_async_request(self._place.request(call))
+                response = await transport.handle_async_request(self._place.request(call, **extensions))
                 content = await response.aread()
             except httpx.TransportError as error:
                 tries.failed(error)
@@ -86,7 +105,7 @@ class AsyncClient(Methods, Awaits):
                 answer = tries.answered(response.status_code, content, response.headers.get)
                 if answer:
                     return answer
-            await asyncio.sleep(tries.pause_s)
+            await pause(tries)
 
     @overload
     async def receive(
@@ -123,7 +142,9 @@ class AsyncClient(Methods, Awaits):
         With `max` a list of up to so many. Of several queues the first that has any gives them. `remove` takes them
         out of the queue at once instead: what is not handled then is lost.
         """
-        found = await self._run(self._receive(queue, max, wait, None if remove else visibility_timeout))
+        found = await self._run(
+            self._receive(queue, max, wait, None if remove else visibility_timeout, bool(self._retry_s))
+        )
         return found if max is not None else next(iter(found), None)
 
     async def send_many(
@@ -144,6 +165,22 @@ class AsyncClient(Methods, Awaits):
             if on_batch:
                 on_batch(sent)
         return count
+
+    def consume(
+        self,
+        queue: str | Sequence[str],
+        *,
+        visibility_timeout: float = LEASE_S,
+        prefetch: int = 10,
+        wait: float = 20,
+    ) -> AsyncMessages:
+        """The messages of a queue, or of several, one after the other, for as long as it is not stopped.
+
+        They are leased for `visibility_timeout` seconds, which are extended until they are handled, `prefetch` of them
+        ahead. A message is acknowledged when the next one is asked for, and given back when the `with` is left before
+        that. `wait` is how long each long poll lasts.
+        """
+        return AsyncMessages(Tasks(self, Leases(queue, visibility_timeout, prefetch, wait, self._retry_s)))
 
 
 async def _batches(items: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterator[sending.Batch]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from time import monotonic
 from typing import Any, Unpack
@@ -15,6 +16,7 @@ from msgspec import Struct
 from tq.client import sending, settling
 from tq.client.calls import FREELY, NEVER, About, Call, Steps, ask, look, method, queue_path
 from tq.client.errors import OutcomeUnknown
+from tq.client.leases import Leases
 from tq.client.messages import Message, Move, Page, Queue, Sent, SentBatch, Settings, Status, many_messages, one_message
 from tq.client.settling import ACK, Action
 from tq.errors import StaleReceipt, StorageFailed, TqError
@@ -53,6 +55,7 @@ class Methods:
     def __init__(self, retry_seconds: float) -> None:
         self._retry_s = retry_seconds
         self._queues: dict[str, tuple[float, _Known]] = {}
+        self._consumers: set[Leases] = set()
 
     # --- queues ---------------------------------------------------------------------------
 
@@ -178,7 +181,12 @@ class Methods:
     # --- receiving ---------------------------------------------------------------------------
 
     def _receive(
-        self, queues: str | Sequence[str], most: int | None, wait: float, visibility_timeout: float | None
+        self,
+        queues: str | Sequence[str],
+        most: int | None,
+        wait: float,
+        visibility_timeout: float | None,
+        is_repeatable: bool,
     ) -> Steps[list[Message]]:
         """A lease can be asked for again by its `attempt_id`; a removal only when it was not done for sure."""
         asked: dict[str, Any] = {"wait": wait}
@@ -186,7 +194,7 @@ class Methods:
             asked["max"] = most
         if visibility_timeout is not None:
             asked["visibility_timeout"] = visibility_timeout
-            if self._retry_s:
+            if is_repeatable:
                 asked["attempt_id"] = sending.new_key()
         if isinstance(queues, str):
             target, queue = queue_path(queues, "messages", "receive"), queues
@@ -210,42 +218,65 @@ class Methods:
 
         Raises StaleReceipt when its lease is over, MessageNotFound when it is gone.
         """
-        yield from settling.settle_one(ACK, message)
+        yield from self._settle_one(ACK, message)
 
     @method
     def release(self, message: Message, *, delay: float = 0) -> Steps[None]:
         """Give a message back, to be received again after `delay` seconds. Raises as `ack`."""
-        yield from settling.settle_one(Action("releases", {"delay": delay}), message)
+        yield from self._settle_one(Action("releases", {"delay": delay}), message)
 
     @method
     def extend(self, message: Message, seconds: float) -> Steps[Message]:
         """Have the lease last for so many seconds from now: the message with its new times. Raises as `ack`."""
-        return (yield from settling.settle_one(_extend(seconds), message))
+        return (yield from self._settle_one(_extend(seconds), message))
 
     @method
     def reject(self, message: Message, reason: str = "rejected") -> Steps[None]:
         """Nobody will ever handle it: to the dead-letter queue, or away where there is none. Raises as `ack`."""
-        yield from settling.settle_one(Action("rejects", {"reason": reason}), message)
+        yield from self._settle_one(Action("rejects", {"reason": reason}), message)
 
     @method
     def ack_many(self, messages: Sequence[Message]) -> Steps[list[TqError | None]]:
         """Each for itself: None, or the error that `ack` would raise."""
-        return _errors((yield from settling.settle_many(ACK, messages)))
+        return _errors((yield from self._settle_many(ACK, messages)))
 
     @method
     def release_many(self, messages: Sequence[Message], *, delay: float = 0) -> Steps[list[TqError | None]]:
         """Each for itself: None, or the error that `release` would raise."""
-        return _errors((yield from settling.settle_many(Action("releases", {"delay": delay}), messages)))
+        return _errors((yield from self._settle_many(Action("releases", {"delay": delay}), messages)))
 
     @method
     def extend_many(self, messages: Sequence[Message], seconds: float) -> Steps[list[Message | TqError]]:
         """Each for itself: the message with its new times, or the error that `extend` would raise."""
-        return (yield from settling.settle_many(_extend(seconds), messages))
+        return (yield from self._settle_many(_extend(seconds), messages))
 
     @method
     def reject_many(self, messages: Sequence[Message], reason: str = "rejected") -> Steps[list[TqError | None]]:
         """Each for itself: None, or the error that `reject` would raise."""
-        return _errors((yield from settling.settle_many(Action("rejects", {"reason": reason}), messages)))
+        return _errors((yield from self._settle_many(Action("rejects", {"reason": reason}), messages)))
+
+    def _settle_one(self, action: Action, message: Message) -> Steps[Message]:
+        with self._settling(action, [message]):
+            return (yield from settling.settle_one(action, message))
+
+    def _settle_many(self, action: Action, messages: Sequence[Message]) -> Steps[list[Message | TqError]]:
+        with self._settling(action, messages):
+            return (yield from settling.settle_many(action, messages))
+
+    @contextmanager
+    def _settling(self, action: Action, messages: Sequence[Message]) -> Iterator[None]:
+        """Have the consumers of this client let go of messages that are settled by other means than theirs."""
+        consumers = tuple(self._consumers) if action.kind != "extends" else ()
+        for consumer in consumers:
+            consumer.let_go(messages)
+        try:
+            yield
+        except BaseException:
+            for consumer in consumers:
+                consumer.keep(messages)
+            raise
+        for consumer in consumers:
+            consumer.forget(messages, is_back=action.kind == "releases")
 
     # --- looking and moving ---------------------------------------------------------------------------
 
@@ -313,12 +344,9 @@ class Methods:
         body = b'{"ack":%b,"send":[%b]}' % (json.dumps(acks).encode(), b",".join(sends))
         queues = {queue for queue, _ in send}
         about = About("send", queues.pop() if len(queues) == 1 else "", len(send)) if send else None
-        answer = yield Call("POST", "/transactions", body, repeat_s=FREELY if ack else repeat_s, about=about)
-        if isinstance(answer.error, StaleReceipt) and answer.is_repeated:
-            raise OutcomeUnknown(answer.error.detail) from answer.error
-        if answer.error:
-            raise answer.error
-        return _decode_ids(answer.content).ids
+        call = Call("POST", "/transactions", body, repeat_s=FREELY if ack else repeat_s, about=about)
+        with self._settling(ACK, ack):
+            return (yield from _transact(call))
 
     # --- the server ---------------------------------------------------------------------------
 
@@ -336,6 +364,15 @@ class Methods:
     def ready(self) -> Steps[bool]:
         """Whether the server has just written and synced a record. Asks once. Raises Unreachable."""
         return (yield from _is_well("/readyz"))
+
+
+def _transact(call: Call) -> Steps[list[int]]:
+    answer = yield call
+    if isinstance(answer.error, StaleReceipt) and answer.is_repeated:
+        raise OutcomeUnknown(answer.error.detail) from answer.error
+    if answer.error:
+        raise answer.error
+    return _decode_ids(answer.content).ids
 
 
 def _is_well(target: str) -> Steps[bool]:

@@ -35,12 +35,13 @@ class Tries:
 
     def __init__(self, call: Call, retry_s: float, timeout_s: float) -> None:
         self.pause_s = 0.0
+        self.count = 0
+        self.why = ""
         self._call = call
         self._retry_s = 0 if call.once else retry_s
         self._began_s = self._asked_s = monotonic()
         self._over_s: float | None = None
         self._repeated_until_s = self._began_s + call.repeat_s - timeout_s
-        self._count = 0
         self._is_unknown = False
 
     def begin(self) -> None:
@@ -51,14 +52,16 @@ class Tries:
         if isinstance(error, _WRONG):
             raise ValueError(str(error)) from error
         is_unknown = not isinstance(error, _NOT_SENT)
+        self.why = str(error) or type(error).__name__
         if not self._may_repeat(is_unknown):
-            raise self._no_answer(str(error) or type(error).__name__) from error
+            raise self._no_answer(self.why) from error
 
     def answered(self, status: int, content: bytes, header: Callable[[str], str | None]) -> Answer | None:
         """The call's answer, or None when it is to be tried again after `pause_s`."""
         if status < 400:
             return Answer(status, content, self._asked_s, None, self._is_unknown)
         error = problem(status, content)
+        self.why = error.detail
         is_unknown = isinstance(error, StorageFailed) or (status in (502, 503, 504) and error.code == "unknown")
         after_s = _seconds(header("retry-after"))
         was_unknown = self._is_unknown
@@ -67,7 +70,7 @@ class Tries:
         ):
             return None
         if was_unknown and not self._call.looks and (status in (401, 403, 408, 429) or status >= 500):
-            unknown = self._no_answer(error.detail)
+            unknown = self._no_answer(self.why)
             unknown.__cause__ = error
             error = unknown
         return Answer(status, content, self._asked_s, error, was_unknown)
@@ -77,8 +80,8 @@ class Tries:
         now_s = monotonic()
         if self._over_s is None:
             self._over_s = now_s + self._retry_s
-        self.pause_s = after_s + random.uniform(0, min(MAX_PAUSE_S, FIRST_PAUSE_S * 2**self._count))
-        self._count += 1
+        self.pause_s = after_s + random.uniform(0, min(MAX_PAUSE_S, FIRST_PAUSE_S * 2**self.count))
+        self.count += 1
         next_s = now_s + self.pause_s
         return next_s < self._over_s and not (self._is_unknown and next_s >= self._repeated_until_s)
 

@@ -26,7 +26,7 @@ from tq.errors import MessageNotFound, StaleReceipt, TqError
 MAX_AT_ONCE = 1_000  # what the server takes in one request
 
 Kind = Literal["receipts", "releases", "extends", "rejects"]
-_DONE: dict[Kind, str] = {
+DONE: dict[Kind, str] = {
     "receipts": "acked",
     "releases": "released",
     "extends": "extended",
@@ -50,7 +50,7 @@ class _Row(Struct):
     visible_at: datetime | None = None
 
 
-class _Rows(Struct):
+class Rows(Struct):
     results: list[_Row]
 
 
@@ -66,7 +66,7 @@ def settle_one(action: Action, message: Message) -> Steps[Message]:
     else:
         said = {"dead_letter": True, **action.said} if action.kind == "rejects" else action.said
         answer = yield Call("PATCH", target, json.dumps(said).encode(), repeat_s=FREELY)
-    error = judged(action.kind, answer.error, answer.is_repeated, message) if answer.error else None
+    error = judged(action.kind, answer.error, answer.is_repeated, message.leased_until_s) if answer.error else None
     if error:
         raise error
     if action.kind != "extends" or answer.error:
@@ -94,22 +94,23 @@ def _settle_some(action: Action, queue: str, messages: list[Message]) -> Steps[l
     body = json.dumps({action.kind: parts}).encode()
     answer = yield from ask(Call("POST", queue_path(queue, "acks"), body, repeat_s=FREELY))
     results: list[Message | TqError] = []
-    for message, row in zip(messages, msgspec.json.decode(answer.content, type=_Rows).results, strict=True):
-        if row.status == _DONE[action.kind]:
+    for message, row in zip(messages, msgspec.json.decode(answer.content, type=Rows).results, strict=True):
+        if row.status == DONE[action.kind]:
             is_extended = action.kind == "extends"
             results.append(_extended(message, row.visible_at, action, answer.asked_s) if is_extended else message)
         else:
-            results.append(judged(action.kind, by_code(row.status), answer.is_repeated, message) or message)
+            error = judged(action.kind, by_code(row.status), answer.is_repeated, message.leased_until_s)
+            results.append(error or message)
     return results
 
 
-def judged(kind: Kind, error: TqError, is_repeated: bool, message: Message) -> TqError | None:
+def judged(kind: Kind, error: TqError, is_repeated: bool, leased_until_s: float) -> TqError | None:
     """What a refusal means; None where the first of several tries has done it."""
     if not is_repeated or kind == "extends" or not isinstance(error, MessageNotFound | StaleReceipt):
         return error
     if isinstance(error, StaleReceipt) and kind != "releases":
         return error
-    if monotonic() < message.leased_until_s:
+    if monotonic() < leased_until_s:
         return None
     unknown = OutcomeUnknown(f"The lease ended while the answer was waited for: {error.detail}")
     unknown.__cause__ = error

@@ -12,6 +12,7 @@ import httpx
 from tq.client import sending
 from tq.client.calls import Answer, Call, Runs, Steps
 from tq.client.connecting import Place
+from tq.client.leases import Leases
 from tq.client.messages import Message, SentBatch
 from tq.client.methods import LEASE_S, Methods
 from tq.client.retrying import Tries
@@ -19,8 +20,13 @@ from tq.client.tracing import tracing
 
 if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
+from tq.client.threads import Messages, Threads
 
 T = TypeVar("T")
+
+
+def _pause(tries: Tries) -> None:
+    time.sleep(tries.pause_s)
 
 
 class Client(Methods, Runs):
@@ -45,8 +51,8 @@ class Client(Methods, Runs):
         tracer_provider: TracerProvider | None = None,
     ) -> None:
         super().__init__(retry_seconds)
-        self._place = Place(url, token, timeout, max_connections, retry_seconds)
-        self._transport = httpx.HTTPTransport(**self._place.transport_options(verify))
+        self._place = Place(url, token, timeout, verify)
+        self._transport = self._new_transport(max_connections)
         self._tracing = tracing(tracer_provider, self._place.host, self._place.port)
 
     def __enter__(self) -> Client:
@@ -59,26 +65,39 @@ class Client(Methods, Runs):
         """Close its connections."""
         self._transport.close()
 
-    def _run(self, steps: Steps[T]) -> T:
+    def _new_transport(self, connections: int) -> httpx.HTTPTransport:
+        return httpx.HTTPTransport(**self._place.transport_options(connections))
+
+    def _run(self, steps: Steps[T], ask: Callable[[Call], Answer] | None = None) -> T:
+        ask = ask or self._ask
         try:
             call = next(steps)
             while True:
-                call = steps.send(self._ask(call))
+                call = steps.send(ask(call))
         except StopIteration as result:
             return result.value  # type: ignore[no-any-return]
 
-    def _ask(self, call: Call) -> Answer:
+    def _ask(self, call: Call, **how: Any) -> Answer:
         if self._tracing is None or call.about is None:
-            return self._try(call)
+            return self._try(call, **how)
         with self._tracing.asking(call, call.about) as asking:
-            return asking.answered(self._try(asking.call))
+            return asking.answered(self._try(asking.call, **how))
 
-    def _try(self, call: Call) -> Answer:
-        tries = Tries(call, self._place.retry_s, self._place.timeout_s)
+    def _try(
+        self,
+        call: Call,
+        *,
+        transport: httpx.HTTPTransport | None = None,
+        pause: Callable[[Tries], object] = _pause,
+        retry_s: float | None = None,
+        **extensions: Any,
+    ) -> Answer:
+        tries = Tries(call, self._retry_s if retry_s is None else retry_s, self._place.timeout_s)
+        transport = transport or self._transport
         while True:
             tries.begin()
             try:
-                response = self._transport.handle_request(self._place.request(call))
+                response = transport.handle_request(self._place.request(call, **extensions))
                 content = response.read()
             except httpx.TransportError as error:
                 tries.failed(error)
@@ -86,7 +105,7 @@ class Client(Methods, Runs):
                 answer = tries.answered(response.status_code, content, response.headers.get)
                 if answer:
                     return answer
-            time.sleep(tries.pause_s)
+            pause(tries)
 
     @overload
     def receive(
@@ -123,7 +142,7 @@ class Client(Methods, Runs):
         With `max` a list of up to so many. Of several queues the first that has any gives them. `remove` takes them
         out of the queue at once instead: what is not handled then is lost.
         """
-        found = self._run(self._receive(queue, max, wait, None if remove else visibility_timeout))
+        found = self._run(self._receive(queue, max, wait, None if remove else visibility_timeout, bool(self._retry_s)))
         return found if max is not None else next(iter(found), None)
 
     def send_many(
@@ -140,3 +159,19 @@ class Client(Methods, Runs):
             if on_batch:
                 on_batch(sent)
         return count
+
+    def consume(
+        self,
+        queue: str | Sequence[str],
+        *,
+        visibility_timeout: float = LEASE_S,
+        prefetch: int = 10,
+        wait: float = 20,
+    ) -> Messages:
+        """The messages of a queue, or of several, one after the other, for as long as it is not stopped.
+
+        They are leased for `visibility_timeout` seconds, which are extended until they are handled, `prefetch` of them
+        ahead. A message is acknowledged when the next one is asked for, and given back when the `with` is left before
+        that. `wait` is how long each long poll lasts.
+        """
+        return Messages(Threads(self, Leases(queue, visibility_timeout, prefetch, wait, self._retry_s)))

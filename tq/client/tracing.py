@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from dataclasses import replace
 from time import time_ns
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,13 +23,14 @@ from msgspec import Struct
 
 from tq import __version__
 from tq.client.calls import About, Answer, Call
+from tq.client.messages import Message
 from tq.errors import TqError
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.trace import Span, SpanKind, TracerProvider
 try:
-    from opentelemetry import trace
+    from opentelemetry import context, trace
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 except ImportError:
     IS_INSTALLED = False
@@ -36,8 +38,12 @@ else:
     IS_INSTALLED = True
     _PROPAGATOR = TraceContextTextMapPropagator()  # what the server takes, whatever the program uses elsewhere
 
+Operation = Literal["send", "receive", "process"]
+
 SCHEMA = "https://opentelemetry.io/schemas/1.44.0"
 MAX_LINKS = 128  # of one span; the SDK drops more
+
+_LEFT: ContextVar[Work | None] = ContextVar("left", default=None)  # what was worked on here last
 
 log = logging.getLogger("tq.client")
 
@@ -135,38 +141,36 @@ class Tracing:
             return
         told_of = _count(len(messages)) if about.count is not None else _id(messages[0].id if messages else None)
         links = _links(messages)
-        with self._span("receive", trace.SpanKind.CLIENT, queue, told_of, links, started_ns=began_ns) as span:
+        with self._span("receive", trace.SpanKind.CLIENT, queue, told_of, links, began_ns) as span:
             if error:
                 _fail(span, error)
 
-    @contextmanager
-    def processing(self, queue: str, id: int, headers: dict[str, str]) -> Iterator[None]:  # noqa: A002
-        """Around what a program does with a message."""
-        links = _links([_Handed(id, queue, headers)])
-        context = None
-        if links and not trace.get_current_span().get_span_context().is_valid:
-            context = trace.set_span_in_context(trace.NonRecordingSpan(links[0].context))
-        with self._span("process", trace.SpanKind.CONSUMER, queue, _id(id), links, context):
-            yield
+    def begin(self, message: Message) -> Work | None:
+        """A program has got a message to work on, in the context that is current here."""
+        with _harmless():
+            links = _links([_Handed(message.id, message.queue, message.headers)])
+            outer = context.get_current()
+            parent = outer
+            if links and not trace.get_current_span(outer).get_span_context().is_valid:
+                parent = trace.set_span_in_context(trace.NonRecordingSpan(links[0].context), outer)
+            span = self._start("process", trace.SpanKind.CONSUMER, message.queue, _id(message.id), links, parent)
+            context.attach(trace.set_span_in_context(span, outer))
+            return Work(span, outer)
+        return None
 
     @contextmanager
     def _span(
         self,
-        operation: Literal["send", "receive", "process"],
+        operation: Operation,
         kind: SpanKind,
         queue: str,
         about: dict[str, Any],
         links: Sequence[trace.Link] = (),
-        context: Context | None = None,
-        started_ns: int | None = None,
+        began_ns: int | None = None,
     ) -> Iterator[Span]:
         span: Span | None = None
         with _harmless():
-            operations = {"messaging.operation.name": operation, "messaging.operation.type": operation}
-            where = {"messaging.destination.name": queue} if queue else {}
-            attributes = {**self._always, **operations, **where, **about}
-            name = f"{operation} {queue}" if queue else operation
-            span = self._tracer.start_span(name, context, kind, attributes, links, started_ns)
+            span = self._start(operation, kind, queue, about, links, None, began_ns)
         if span is None:
             yield trace.INVALID_SPAN  # which takes everything and does nothing
             return
@@ -180,6 +184,49 @@ class Tracing:
         finally:
             with _harmless():
                 span.end()
+
+    def _start(
+        self,
+        operation: Operation,
+        kind: SpanKind,
+        queue: str,
+        about: dict[str, Any],
+        links: Sequence[trace.Link] = (),
+        parent: Context | None = None,
+        began_ns: int | None = None,
+    ) -> Span:
+        operations = {"messaging.operation.name": operation, "messaging.operation.type": operation}
+        where = {"messaging.destination.name": queue} if queue else {}
+        name = f"{operation} {queue}" if queue else operation
+        attributes = {**self._always, **operations, **where, **about}
+        return self._tracer.start_span(name, parent, kind, attributes, links, began_ns)
+
+
+class Work:
+    """A message in the hand of a program. Its span is the current one there until it ends."""
+
+    def __init__(self, span: Span, outer: Context) -> None:
+        self._span: Span | None = span
+        self._outer = outer
+
+    def leave(self) -> None:
+        """The program does not work on it any more, and is in the context where it did. Why is not known yet."""
+        with _harmless():
+            if trace.get_current_span() is self._span:
+                context.attach(self._outer)  # and not `detach`: it may be another task that has a copy of the context
+                _LEFT.set(self)
+
+    def end(self, error: BaseException | None = None) -> None:
+        """It was handled, or given back: with the error that has ended a loop, if it is the one that was left here."""
+        with _harmless():
+            self.leave()
+            if self._span:
+                if error and _LEFT.get() is self:
+                    _fail(self._span, error)
+                self._span.end()
+                self._span = None
+            if _LEFT.get() is self:
+                _LEFT.set(None)
 
 
 @contextmanager
