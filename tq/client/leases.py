@@ -21,7 +21,7 @@ from typing import Literal
 import msgspec
 
 from tq.client.calls import FREELY, Call, Steps, ask, queue_path
-from tq.client.errors import by_code
+from tq.client.errors import OutcomeUnknown, by_code
 from tq.client.messages import Message
 from tq.client.settling import DONE, MAX_AT_ONCE, Kind, Rows, judged
 from tq.errors import TqError
@@ -40,7 +40,7 @@ class Held:
     def __init__(self, message: Message) -> None:
         self.message = message
         self.until_s = message.leased_until_s
-        self.is_waiting = True
+        self.is_waiting = False
         self.is_in_hand = False
         self.is_lost = False
         self.is_let_go = False
@@ -69,6 +69,7 @@ class Leases:
         self.lock = threading.RLock()  # a signal handler may come in between
         self.ring: Callable[[Bell, int], None] = lambda bell, count: None
         self.error: BaseException | None = None
+        self._is_raised = False
         self.is_stopping = False
         self.is_closing = False  # nothing more is leased: when all wishes are told it is over
         self.over_s = math.inf  # when to stop trying to tell them
@@ -100,6 +101,7 @@ class Leases:
                 if self.is_stopping:
                     self._wish(held, "releases")
                     continue
+                held.is_waiting = True
                 self._waiting.append(held)
                 self._extend_s = min(self._extend_s, held.until_s - self.visibility_s / 2)
                 count += 1
@@ -112,6 +114,7 @@ class Leases:
         """The next message, if there is one that may be handled now. Raises what has ended the consumer."""
         with self.lock:
             if self.error:
+                self._is_raised = True
                 raise self.error
             for held in tuple(self._waiting):
                 if held.until_s <= monotonic():
@@ -208,10 +211,15 @@ class Leases:
             self.is_closing = True
             self.ring("keeper", 1)
 
-    def untold(self) -> list[Message]:
-        """What was handled, but whose acknowledgement was not answered."""
+    def settle_up(self) -> None:
+        """Raises OutcomeUnknown where an acknowledgement was not answered, and what else nobody was told."""
         with self.lock:
-            return [held.message for held in self._held.values() if held.wish == "receipts"]
+            untold = [held.message for held in self._held.values() if held.wish == "receipts"]
+        if untold:
+            ids = ", ".join(str(message.id) for message in untold)
+            raise OutcomeUnknown(f"Messages were handled, but may be received again: {ids}") from self.error
+        if self.error and not self._is_raised:
+            raise self.error
 
     # --- for the keeper -------------------------------------------------------------------
 

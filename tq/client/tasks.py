@@ -13,11 +13,11 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from tq.client.connecting import Line
-from tq.client.errors import OutcomeUnknown
 from tq.client.leases import LOG, Bell, Leases
 from tq.client.messages import Message
 from tq.client.retrying import Tries
 from tq.client.tracing import Work
+from tq.errors import TqError
 
 if TYPE_CHECKING:
     from tq.client.aio import AsyncClient
@@ -86,7 +86,7 @@ class Tasks:
         self._line.hang_up()
 
     async def close(self) -> None:
-        """Give back what was not handled, and wait until the server knows all. Raises OutcomeUnknown."""
+        """Give back what was not handled, and wait until the server knows all. Raises as `Leases.settle_up`."""
         self.end_left(None)
         self.leases.give_all_back()
         self._line.hang_up()
@@ -98,10 +98,7 @@ class Tasks:
             self._client._consumers.discard(self.leases)
             self._poller.cancel()
             self._keeper.cancel()
-        untold = self.leases.untold()
-        if untold:
-            ids = ", ".join(str(message.id) for message in untold)
-            raise OutcomeUnknown(f"Messages were handled, but may be received again: {ids}") from self.leases.error
+        self.leases.settle_up()
 
     def abandon(self) -> None:
         """Whoever held it has forgotten it."""
@@ -218,7 +215,7 @@ class AsyncMessages:
         if self._finalizer and self._finalizer.detach():
             try:
                 await self._tasks.close()
-            except OutcomeUnknown as unknown:
+            except TqError as unknown:
                 if not kind:
                     raise
                 LOG.warning("%s", unknown)

@@ -11,11 +11,11 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from tq.client.connecting import Line
-from tq.client.errors import OutcomeUnknown
 from tq.client.leases import LOG, Bell, Leases
 from tq.client.messages import Message
 from tq.client.retrying import Tries
 from tq.client.tracing import Work
+from tq.errors import TqError
 
 if TYPE_CHECKING:
     from tq.client.sync import Client
@@ -74,7 +74,7 @@ class Threads:
         self._line.hang_up()
 
     def close(self) -> None:
-        """Give back what was not handled, and wait until the server knows all. Raises OutcomeUnknown."""
+        """Give back what was not handled, and wait until the server knows all. Raises as `Leases.settle_up`."""
         self.end_left(None)
         self.leases.give_all_back()
         self._line.hang_up()
@@ -82,10 +82,7 @@ class Threads:
         self.leases.close()
         self._keeper.join()
         self._client._consumers.discard(self.leases)
-        untold = self.leases.untold()
-        if untold:
-            ids = ", ".join(str(message.id) for message in untold)
-            raise OutcomeUnknown(f"Messages were handled, but may be received again: {ids}") from self.leases.error
+        self.leases.settle_up()
 
     def abandon(self) -> None:
         """Whoever held it has forgotten it, or the program ends."""
@@ -192,7 +189,7 @@ class Messages:
         if self._finalizer and self._finalizer.detach():
             try:
                 self._threads.close()
-            except OutcomeUnknown as unknown:
+            except TqError as unknown:
                 if not kind:
                     raise
                 LOG.warning("%s", unknown)
