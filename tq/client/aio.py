@@ -11,13 +11,14 @@ import httpx
 
 from tq.client import sending
 from tq.client.calls import Answer, Awaits, Call, Steps
-from tq.client.connecting import Place
+from tq.client.connecting import IDLE_S, Place
 from tq.client.leases import Leases
 from tq.client.messages import Message, SentBatch
 from tq.client.methods import LEASE_S, Methods
 from tq.client.retrying import Tries
 from tq.client.tasks import AsyncMessages, Tasks
 from tq.client.tracing import tracing
+from tq.client.transport import AsyncTransport
 
 if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
@@ -65,8 +66,8 @@ class AsyncClient(Methods, Awaits):
         """Close its connections."""
         await self._transport.aclose()
 
-    def _new_transport(self, connections: int) -> httpx.AsyncHTTPTransport:
-        return httpx.AsyncHTTPTransport(**self._place.transport_options(connections))
+    def _new_transport(self, connections: int) -> AsyncTransport:
+        return AsyncTransport(connections, IDLE_S, self._place.tls)
 
     async def _run(self, steps: Steps[T], ask: Callable[[Call], Awaitable[Answer]] | None = None) -> T:
         ask = ask or self._ask
@@ -87,7 +88,7 @@ class AsyncClient(Methods, Awaits):
         self,
         call: Call,
         *,
-        transport: httpx.AsyncHTTPTransport | None = None,
+        transport: AsyncTransport | None = None,
         pause: Callable[[Tries], Awaitable[object]] = _pause,
         retry_s: float | None = None,
         **extensions: Any,

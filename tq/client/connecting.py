@@ -1,6 +1,6 @@
 """Where a client's requests go, and how they look to httpx.
 
-Requests go to httpx's transport and not through its client, which would look at cookies, redirects, authentication and
+Requests go to a transport and not through a client of httpx, which would look at cookies, redirects, authentication and
 the environment for each. A request is made with all of its headers, for the same reason.
 """
 
@@ -37,16 +37,9 @@ class Place:
         if token:
             self._headers.append((b"Authorization", f"Bearer {token}".encode()))
         self.timeout_s = timeout
-        self._is_secure = parsed.scheme == "https"
-        self.host, self.port = parsed.host, parsed.port or (443 if self._is_secure else 80)
-        self._verify = verify
-
-    def transport_options(self, connections: int) -> dict[str, Any]:
-        limits = httpx.Limits(
-            max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=IDLE_S
-        )
-        # Without TLS nothing is verified, and the certificates of the system need not be read.
-        return {"limits": limits, "verify": self._verify if self._is_secure else False}
+        is_secure = parsed.scheme == "https"
+        self.host, self.port = parsed.host, parsed.port or (443 if is_secure else 80)
+        self.tls = httpx.create_ssl_context(verify) if is_secure else None
 
     def request(self, call: Call, **extensions: Any) -> httpx.Request:
         headers = [*self._headers, *call.headers]

@@ -11,12 +11,13 @@ import httpx
 
 from tq.client import sending
 from tq.client.calls import Answer, Call, Runs, Steps
-from tq.client.connecting import Place
+from tq.client.connecting import IDLE_S, Place
 from tq.client.leases import Leases
 from tq.client.messages import Message, SentBatch
 from tq.client.methods import LEASE_S, Methods
 from tq.client.retrying import Tries
 from tq.client.tracing import tracing
+from tq.client.transport import Transport
 
 if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
@@ -65,8 +66,8 @@ class Client(Methods, Runs):
         """Close its connections."""
         self._transport.close()
 
-    def _new_transport(self, connections: int) -> httpx.HTTPTransport:
-        return httpx.HTTPTransport(**self._place.transport_options(connections))
+    def _new_transport(self, connections: int) -> Transport:
+        return Transport(connections, IDLE_S, self._place.tls)
 
     def _run(self, steps: Steps[T], ask: Callable[[Call], Answer] | None = None) -> T:
         ask = ask or self._ask
@@ -87,7 +88,7 @@ class Client(Methods, Runs):
         self,
         call: Call,
         *,
-        transport: httpx.HTTPTransport | None = None,
+        transport: Transport | None = None,
         pause: Callable[[Tries], object] = _pause,
         retry_s: float | None = None,
         **extensions: Any,
