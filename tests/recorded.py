@@ -98,26 +98,26 @@ def read_log(path: Path) -> list[Line]:
 def requests_of(client: str, lines: Iterable[Line]) -> list[Request]:
     """What was asked of messages. What had no answer may take effect at any time.
 
-    The tries of one receive that are told by an `attempt_id` to be the same are one request. Of what was refused, for
-    there was no room, it is known that it was not done.
+    A receive with an `attempt_id` may hand out what an earlier try of it has leased, so it began when that did. Of what
+    was refused, for there was no room, it is known that it was not done.
     """
     answered = {line.number: line for line in lines if line.kind == "answered"}
-    found: dict[str, tuple[int, Line, Attempt]] = {}
+    began: dict[str, int] = {}
+    found = []
     for line in lines:
         told = answered.get(line.number)
         wanted = asked_of(line) if line.kind == "asked" and not (told and told.status == 429) else None
         if wanted is None:
             continue
-        key = wanted.attempt_id or str(line.number)
-        began = found[key][0] if key in found else line.at
-        found[key] = began, line, wanted
-    return [_request(client, began, answered.get(line.number), wanted) for began, line, wanted in found.values()]
+        first = began.setdefault(wanted.attempt_id or str(line.number), line.at)
+        answer = Answer(line.at, NEVER)
+        if told and 0 < told.status < 500:
+            answer = Answer(first, told.at, told.status, told.body.encode())
+        found.append(_request(client, wanted, answer))
+    return found
 
 
-def _request(client: str, began: int, told: Line | None, wanted: Attempt) -> Request:
-    answer = Answer(began, NEVER)
-    if told and 0 < told.status < 500:
-        answer = Answer(began, told.at, told.status, told.body.encode())
+def _request(client: str, wanted: Attempt, answer: Answer) -> Request:
     known = learned(wanted, answer)
     return Request(
         client=client,

@@ -49,7 +49,7 @@ ROWS: list[set[str]] = [
     {"tq.client.errors", "tq.client.sending"},
     {"tq.client.calls", "tq.client.messages"},
     {"tq.client.retrying", "tq.client.settling", "tq.client.connecting", "tq.client.tracing", "tq.client.transport"},
-    {"tq.client.leases"},
+    {"tq.client.leases", "tq.client.transacting"},
     {"tq.client.methods", "tq.client.tasks", "tq.client.threads"},
     {"tq.client.aio", "tq.client.sync"},
     {"tq.client"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import ssl
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, overload
@@ -66,7 +67,7 @@ class AsyncClient(Methods, Awaits):
         """Close its connections."""
         await self._transport.aclose()
 
-    def _new_transport(self, connections: int) -> AsyncTransport:
+    def _new_transport(self, connections: int = 1) -> AsyncTransport:
         return AsyncTransport(connections, IDLE_S, self._place.tls)
 
     async def _run(self, steps: Steps[T], ask: Callable[[Call], Awaitable[Answer]] | None = None) -> T:
@@ -78,23 +79,31 @@ class AsyncClient(Methods, Awaits):
         except StopIteration as result:
             return result.value  # type: ignore[no-any-return]
 
-    async def _ask(self, call: Call, **how: Any) -> Answer:
+    async def _ask(self, call: Call) -> Answer:
+        return await self._ask_on(self._transport, call, _pause, self._retry_s)
+
+    async def _ask_on(
+        self,
+        transport: AsyncTransport,
+        call: Call,
+        pause: Callable[[Tries], Awaitable[object]],
+        retry_s: float = math.inf,
+        **extensions: Any,
+    ) -> Answer:
+        tries = Tries(call, retry_s, self._place.timeout_s)
         if self._tracing is None or call.about is None:
-            return await self._try(call, **how)
+            return await self._try(transport, call, pause, tries, **extensions)
         with self._tracing.asking(call, call.about) as asking:
-            return asking.answered(await self._try(asking.call, **how))
+            return asking.answered(await self._try(transport, asking.call, pause, tries, **extensions))
 
     async def _try(
         self,
+        transport: AsyncTransport,
         call: Call,
-        *,
-        transport: AsyncTransport | None = None,
-        pause: Callable[[Tries], Awaitable[object]] = _pause,
-        retry_s: float | None = None,
+        pause: Callable[[Tries], Awaitable[object]],
+        tries: Tries,
         **extensions: Any,
     ) -> Answer:
-        tries = Tries(call, self._retry_s if retry_s is None else retry_s, self._place.timeout_s)
-        transport = transport or self._transport
         while True:
             tries.begin()
             try:

@@ -33,6 +33,8 @@ class Place:
         if parsed.scheme not in ("http", "https") or not parsed.host or parsed.query or parsed.userinfo:
             raise ValueError(f"{self.url!r} is no address of a server, such as {DEFAULT_URL}.")
         token = token or os.environ.get("TQ_TOKEN")
+        if token and not (token.isascii() and token.isprintable()):
+            raise ValueError("A token is printable ASCII.")  # and is not shown
         self._headers = [(b"Host", parsed.netloc), (b"Accept", b"application/json")]
         if token:
             self._headers.append((b"Authorization", f"Bearer {token}".encode()))

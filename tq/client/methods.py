@@ -15,11 +15,11 @@ from msgspec import Struct
 
 from tq.client import sending, settling
 from tq.client.calls import FREELY, NEVER, About, Call, Steps, ask, look, method, queue_path
-from tq.client.errors import OutcomeUnknown
 from tq.client.leases import Leases
 from tq.client.messages import Message, Move, Page, Queue, Sent, SentBatch, Settings, Status, many_messages, one_message
 from tq.client.settling import ACK, Action
-from tq.errors import StaleReceipt, StorageFailed, TqError
+from tq.client.transacting import transact
+from tq.errors import StorageFailed, TqError
 from tq.model import State
 
 LEASE_S = 30  # as the queue's own default
@@ -333,20 +333,17 @@ class Methods:
 
         A send is a queue and a content or an `Envelope`. Raises StaleReceipt when any lease is over.
         """
-        repeat_s = FREELY
+        known_s = FREELY
         sends: list[bytes] = []
         for queue, item in send:
             envelope = sending.in_envelope(item)
-            key, known_s = yield from self._key(queue, envelope.dedup_id is not None)
+            key, remembered_s = yield from self._key(queue, envelope.dedup_id is not None)
             sends.append(sending.to_json(replace(envelope, dedup_id=key) if key else envelope, queue=queue))
-            repeat_s = min(repeat_s, known_s)
-        acks = [{"queue": message.queue, "receipt": settling.receipt_of(message)} for message in ack]
-        body = b'{"ack":%b,"send":[%b]}' % (json.dumps(acks).encode(), b",".join(sends))
+            known_s = min(known_s, remembered_s)
         queues = {queue for queue, _ in send}
         about = About("send", queues.pop() if len(queues) == 1 else "", len(send)) if send else None
-        call = Call("POST", "/transactions", body, repeat_s=FREELY if ack else repeat_s, about=about)
         with self._settling(ACK, ack):
-            return (yield from _transact(call))
+            return (yield from transact(ack, sends, known_s, about))
 
     # --- the server ---------------------------------------------------------------------------
 
@@ -364,15 +361,6 @@ class Methods:
     def ready(self) -> Steps[bool]:
         """Whether the server has just written and synced a record. Asks once. Raises Unreachable."""
         return (yield from _is_well("/readyz"))
-
-
-def _transact(call: Call) -> Steps[list[int]]:
-    answer = yield call
-    if isinstance(answer.error, StaleReceipt) and answer.is_repeated:
-        raise OutcomeUnknown(answer.error.detail) from answer.error
-    if answer.error:
-        raise answer.error
-    return _decode_ids(answer.content).ids
 
 
 def _is_well(target: str) -> Steps[bool]:

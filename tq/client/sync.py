@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import ssl
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -16,12 +17,12 @@ from tq.client.leases import Leases
 from tq.client.messages import Message, SentBatch
 from tq.client.methods import LEASE_S, Methods
 from tq.client.retrying import Tries
+from tq.client.threads import Messages, Threads
 from tq.client.tracing import tracing
 from tq.client.transport import Transport
 
 if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
-from tq.client.threads import Messages, Threads
 
 T = TypeVar("T")
 
@@ -66,7 +67,7 @@ class Client(Methods, Runs):
         """Close its connections."""
         self._transport.close()
 
-    def _new_transport(self, connections: int) -> Transport:
+    def _new_transport(self, connections: int = 1) -> Transport:
         return Transport(connections, IDLE_S, self._place.tls)
 
     def _run(self, steps: Steps[T], ask: Callable[[Call], Answer] | None = None) -> T:
@@ -78,23 +79,31 @@ class Client(Methods, Runs):
         except StopIteration as result:
             return result.value  # type: ignore[no-any-return]
 
-    def _ask(self, call: Call, **how: Any) -> Answer:
+    def _ask(self, call: Call) -> Answer:
+        return self._ask_on(self._transport, call, _pause, self._retry_s)
+
+    def _ask_on(
+        self,
+        transport: Transport,
+        call: Call,
+        pause: Callable[[Tries], object],
+        retry_s: float = math.inf,
+        **extensions: Any,
+    ) -> Answer:
+        tries = Tries(call, retry_s, self._place.timeout_s)
         if self._tracing is None or call.about is None:
-            return self._try(call, **how)
+            return self._try(transport, call, pause, tries, **extensions)
         with self._tracing.asking(call, call.about) as asking:
-            return asking.answered(self._try(asking.call, **how))
+            return asking.answered(self._try(transport, asking.call, pause, tries, **extensions))
 
     def _try(
         self,
+        transport: Transport,
         call: Call,
-        *,
-        transport: Transport | None = None,
-        pause: Callable[[Tries], object] = _pause,
-        retry_s: float | None = None,
+        pause: Callable[[Tries], object],
+        tries: Tries,
         **extensions: Any,
     ) -> Answer:
-        tries = Tries(call, self._retry_s if retry_s is None else retry_s, self._place.timeout_s)
-        transport = transport or self._transport
         while True:
             tries.begin()
             try:

@@ -115,14 +115,8 @@ class Tasks:
 
     async def _poll(self) -> None:
         leases = self.leases
-        transport = self._client._new_transport(1)
-        ask = partial(
-            self._client._ask,
-            transport=transport,
-            pause=self._pause_poll,
-            retry_s=math.inf,
-            trace=self._line.async_trace,
-        )
+        transport = self._client._new_transport()
+        ask = partial(self._client._ask_on, transport, pause=self._pause_poll, trace=self._line.async_trace)
         try:
             while room := await self._wait_for_room():
                 poll = self._client._receive(leases.queues, room, leases.wait_s, leases.visibility_s, True)
@@ -160,7 +154,8 @@ class Tasks:
 
     async def _keep(self) -> None:
         leases = self.leases
-        ask = partial(self._client._ask, pause=self._pause_round, retry_s=math.inf)
+        transport = self._client._new_transport()
+        ask = partial(self._client._ask_on, transport, pause=self._pause_round)
         try:
             while await self._wait_for_round():
                 await self._client._run(leases.round(), ask)
@@ -169,6 +164,8 @@ class Tasks:
         except Exception as error:
             leases.stop(error)
             self._line.hang_up()
+        finally:
+            await transport.aclose()
 
     async def _wait_for_round(self) -> bool:
         """False when all is told."""

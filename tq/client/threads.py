@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import weakref
 from collections.abc import Iterator
@@ -101,10 +100,8 @@ class Threads:
 
     def _poll(self) -> None:
         leases = self.leases
-        transport = self._client._new_transport(1)
-        ask = partial(
-            self._client._ask, transport=transport, pause=self._pause_poll, retry_s=math.inf, trace=self._line.trace
-        )
+        transport = self._client._new_transport()
+        ask = partial(self._client._ask_on, transport, pause=self._pause_poll, trace=self._line.trace)
         try:
             while room := self._wait_for_room():
                 poll = self._client._receive(leases.queues, room, leases.wait_s, leases.visibility_s, True)
@@ -139,7 +136,8 @@ class Threads:
 
     def _keep(self) -> None:
         leases = self.leases
-        ask = partial(self._client._ask, pause=self._pause_round, retry_s=math.inf)
+        transport = self._client._new_transport()
+        ask = partial(self._client._ask_on, transport, pause=self._pause_round)
         try:
             while self._wait_for_round():
                 self._client._run(leases.round(), ask)
@@ -148,6 +146,8 @@ class Threads:
         except BaseException as error:
             leases.stop(error)
             self._line.hang_up()
+        finally:
+            transport.close()
 
     def _wait_for_round(self) -> bool:
         """False when all is told."""

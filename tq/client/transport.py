@@ -117,12 +117,15 @@ class _Stack(Generic[C]):
         self._idle_s = idle_s
         self._idle: list[C] = []
         self._all: set[C] = set()
+        self._is_closed = False
 
     def add(self, made: C) -> C:
         self._all.add(made)
         return made
 
     def take(self) -> C | None:
+        if self._is_closed:
+            raise RuntimeError("The client is closed.")
         with suppress(IndexError):
             while True:
                 found = self._idle.pop()
@@ -132,7 +135,7 @@ class _Stack(Generic[C]):
         return None
 
     def give_back(self, one: C) -> None:
-        if one.is_free:
+        if one.is_free and not self._is_closed:
             one.used_s = monotonic()
             self._idle.append(one)
         else:
@@ -143,9 +146,9 @@ class _Stack(Generic[C]):
         self._all.discard(one)
 
     def close(self) -> None:
+        self._is_closed = True
         for one in tuple(self._all):
             self._drop(one)
-        self._idle.clear()
 
 
 # --- blocking -------------------------------------------------------------
