@@ -64,7 +64,9 @@ class Running:
         return f"{self.name}: {self._errors.read_text()[-3000:]}"
 
     def told(self) -> Program:
-        return Program(self.name, tuple(read_log(self._log)), self.is_killed)
+        """Nothing, where it was killed before it could begin."""
+        lines = read_log(self._log) if self._log.exists() else ()
+        return Program(self.name, tuple(lines), self.is_killed)
 
 
 class World:
