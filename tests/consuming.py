@@ -38,12 +38,13 @@ class Failed(Exception):
 
 
 class Program:
-    def __init__(self, url: str, log: Log, name: str) -> None:
+    log: Log
+
+    def __init__(self, url: str, name: str) -> None:
         self.url = url
         self.chance = random.Random(name)
         self.is_over = False
         self.stop: Callable[[], object] = lambda: None
-        self._log = log
         self._name = name
         self._count = 0
 
@@ -79,7 +80,7 @@ class Program:
         self._tell("handled", message)
 
     def _tell(self, kind: str, message: tq.Message) -> None:
-        self._log.write(kind, receipt=message.receipt, content=msgspec.Raw(message.raw))
+        self.log.write(kind, receipt=message.receipt, content=msgspec.Raw(message.raw))
 
 
 def produce(program: Program) -> None:
@@ -161,10 +162,11 @@ ROLES: dict[str, Callable[[Program], object]] = {
 
 
 def main(role: str, url: str, path: str, name: str) -> None:
-    log = Log(Path(path))
-    record(log)
-    program = Program(url, log, name)
+    """The log is there when SIGTERM can come."""
+    program = Program(url, name)
     signal.signal(signal.SIGTERM, program.end)
+    program.log = Log(Path(path))
+    record(program.log)
     ROLES[role](program)
 
 

@@ -56,6 +56,7 @@ class Running:
 
     def stop(self) -> None:
         """SIGTERM: it must finish what it has in hand, and end in order."""
+        wait_until(self._log.exists, START_SECONDS)
         self.process.terminate()
         code = self.process.wait(START_SECONDS)
         assert code == 0, self.errors()
