@@ -79,19 +79,30 @@ def _handed_after_its_end(programs: Sequence[Program]) -> Iterator[str]:
 
 
 def _kept(programs: Sequence[Program]) -> Iterator[str]:
+    """What is leased no more by then need not be given back: by what the program can know of it."""
     for program in programs:
-        if program.is_killed:
+        if program.is_killed or not program.lines:
             continue
         requests = program.requests()
         refused = {
             step.receipt for request in requests for step in request.steps if step.status not in ("ok", "unknown")
         }
         settled = {step.receipt for step, _ in program.steps() if step.verb != "extend"}
-        failed = program.first("failed")
-        for lease in (lease for request in requests for lease in request.leases):
-            if lease.receipt not in settled | refused:
-                why = "failed at it" if lease.receipt in failed else "ended"
-                yield f"{program.name} {why} and did not give back {lease.receipt} of {lease.queue}."
+        failed, ended = program.first("failed"), program.lines[-1].at
+        for receipt, until in _ends(requests).items():
+            if receipt not in settled | refused and until > failed.get(receipt, ended):
+                why = "failed at it" if receipt in failed else "ended"
+                yield f"{program.name} {why} and did not give back {receipt}."
+
+
+def _ends(requests: Sequence[Request]) -> dict[str, int]:
+    """Until when each lease lasts at least, by the answers."""
+    ends = {lease.receipt: request.invoked + lease.until_ns for request in requests for lease in request.leases}
+    for request in requests:
+        for step in request.steps:
+            if step.verb == "extend" and step.status == "ok":
+                ends[step.receipt] = max(ends[step.receipt], request.invoked + step.ns)
+    return ends
 
 
 def _unhandled(programs: Sequence[Program]) -> Iterator[str]:

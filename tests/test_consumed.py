@@ -15,6 +15,8 @@ from tests.history import NEVER
 from tests.leases import Request
 from tests.recorded import Line, Log, read_log, requests_of
 
+S = 1_000_000_000
+
 
 class Script:
     """What one program writes; each line is a moment later than the one before, in all programs."""
@@ -95,6 +97,14 @@ def test_one_that_was_killed_need_not_give_back() -> None:
     assert check_work([Script("c").lease(1, 2).work(1, "handling").told(is_killed=True)]) == []
 
 
+def test_one_whose_lease_was_over_need_not_give_back() -> None:
+    """A lease lasts for a second; here each line is a second later than the one before."""
+    late = Script("c").lease(1, 2).work(1, "handling", "handled").settle(acked=["1.1"])
+    lines = tuple(msgspec.structs.replace(line, at=line.at * S) for line in late.lines)
+    assert check_work([Program("c", lines)]) == []
+    assert check_work([late.told()]) == ["c ended and did not give back 2.1."]
+
+
 def test_one_whose_lease_was_refused_need_not_give_back() -> None:
     assert found(Script("c").lease(1).settle("stale_receipt", extended=["1.1"])) == []
 
@@ -107,7 +117,7 @@ def test_one_whose_lease_was_refused_need_not_give_back() -> None:
         (Script("c").lease(1).settle(acked=["1.1"], status=0), "before it was handled"),
         (Script("c").lease(1).work(1, "handling", "handled").ask("DELETE", "/queues/q/messages/9.1", "", 0), "9.1"),
         (consumer().work(4, "handling").settle(acked=["4.1"]), "was handed 4.1 2 times"),
-        (consumer(), "ended and did not give back 4.1"),
+        (consumer(), "c ended and did not give back 4.1"),
         (Script("c").lease(1).work(1, "handling", "failed"), "failed at it and did not give back 1.1"),
         (Script("c").lease(1).work(1, "handling", "failed").settle(extended=["1.1"]), "did not give back 1.1"),
         (Script("c").send(7), "message 1 of q, sent by c, was handled by nobody"),
