@@ -389,6 +389,31 @@ def test_without_an_sdk_nothing_is_made_and_what_is_there_goes_on(make: Callable
     assert parent_of(client.receive(name).headers) == ids(order.get_span_context())
 
 
+def test_the_provider_of_the_program_may_be_set_later(server: Server) -> None:
+    """In a process of its own, for it can be set once."""
+    script = """if 1:
+        import sys
+        import tq
+        from opentelemetry import trace
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+        from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+        client = tq.Client(sys.argv[1])
+        client.create_queue("later")
+        client.send("later", 1)
+        exporter, provider = InMemorySpanExporter(), TracerProvider()
+        provider.add_span_processor(SimpleSpanProcessor(exporter))
+        trace.set_tracer_provider(provider)
+        client.send("later", 2)
+        first, second = client.receive("later", max=2)
+        print([span.name for span in exporter.get_finished_spans()], first.headers, len(second.headers))
+    """
+    ran = subprocess.run(
+        [sys.executable, "-c", script, server.url], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (ran.stdout, ran.stderr) == ("['send later', 'receive later'] {} 1\n", "")
+
+
 def test_without_opentelemetry_there_are_no_traces(server: Server) -> None:
     script = """if 1:
         import sys

@@ -67,12 +67,15 @@ class _Received(_Handed):
     messages: list[_Handed] | None = None
 
 
-class Asking:
+class Asking(AbstractContextManager["Asking"]):
     """A call that is under way: as it is to be asked, and its answer when that is there."""
 
     def __init__(self, call: Call) -> None:
         self.call = call
         self.answer: Answer | None = None
+
+    def __exit__(self, *_: object) -> None:
+        pass
 
     def answered(self, answer: Answer) -> Answer:
         self.answer = answer
@@ -92,12 +95,23 @@ class Tracing:
     """Makes the spans of one client. Without a provider of its own they go to OpenTelemetry's global one."""
 
     def __init__(self, provider: TracerProvider | None, address: str, port: int) -> None:
+        self._provider = provider
         self._tracer = trace.get_tracer("tq.client", __version__, provider, SCHEMA)
         self._always = {"messaging.system": "tq", "server.address": address, "server.port": port}
 
     def asking(self, call: Call, about: About) -> AbstractContextManager[Asking]:
         """Around the tries of a call."""
+        if self._is_idle():
+            return Asking(call)
         return self._sending(call, about) if about.operation == "send" else self._receiving(call, about)
+
+    def _is_idle(self) -> bool:
+        """Nobody has set up any tracing in this process, so that it is not worth a look at each message."""
+        return (
+            self._provider is None
+            and isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+            and trace.get_current_span() is trace.INVALID_SPAN
+        )
 
     @contextmanager
     def _sending(self, call: Call, about: About) -> Iterator[Asking]:
@@ -147,6 +161,8 @@ class Tracing:
 
     def begin(self, message: Message) -> Work | None:
         """A program has got a message to work on, in the context that is current here."""
+        if self._is_idle():
+            return None
         with _harmless():
             links = _links([_Handed(message.id, message.queue, message.headers)])
             outer = context.get_current()
