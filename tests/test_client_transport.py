@@ -184,6 +184,33 @@ def test_what_was_asked_arrives(face: Face) -> None:
     assert seen == [b"POST /path?query=1 HTTP/1.1\r\nHost: x\r\nContent-Length: 10240000\r\n\r\n" + body]
 
 
+def test_an_answer_may_come_before_all_is_sent(face: Face) -> None:
+    """As that to a body which is too large."""
+
+    def serve(connection: socket.socket) -> None:
+        connection.recv(10)
+        connection.sendall(OK)
+        connection.close()
+
+    server = face.serve(serve, answering(OK))
+    assert face.ask(server.port, bytes(1 << 24)).content == b"ok"
+    assert face.ask(server.port).content == b"ok"
+    assert server.connections == 2
+
+
+def test_nothing_is_asked_behind_what_was_not_sent() -> None:
+    face = Face("asyncio")
+
+    def serve(connection: socket.socket) -> None:
+        connection.recv(10)
+        connection.sendall(OK)
+
+    server = face.serve(serve, answering(OK))
+    assert [face.ask(server.port, bytes(1 << 24)).content, face.ask(server.port).content] == [b"ok", b"ok"]
+    assert server.connections == 2
+    face.close()
+
+
 CLOSING = {
     "it says so": answering(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"),
     "HTTP/1.0": answering(b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok"),

@@ -211,10 +211,11 @@ class _Blocking(_Connection):
         """The answer, unless the server is silent for so many seconds."""
         self.is_free = False
         self._socket.settimeout(seconds)
+        left = memoryview(_written(request))
         try:
-            left = memoryview(_written(request))
-            while left:
-                left = left[self._socket.send(left) :]
+            with suppress(BrokenPipeError, ConnectionResetError):  # it may have answered before it has read all
+                while left:
+                    left = left[self._socket.send(left) :]
             reading, response = _Reading(), None
             while response is None:
                 data = self._socket.recv(READ_BYTES)
@@ -223,7 +224,7 @@ class _Blocking(_Connection):
             raise httpx.ReadTimeout(f"nothing came within {seconds:g} s") from error
         except OSError as error:
             raise httpx.ReadError(str(error)) from error
-        self.is_free = reading.is_reusable
+        self.is_free = reading.is_reusable and not left
         return response
 
     def close(self) -> None:
@@ -298,7 +299,8 @@ class _Awaited(_Connection, asyncio.Protocol):
         finally:
             self._timer.cancel()
             reading, self._reading = self._reading, None
-        self.is_free = reading.is_reusable and not self._transport.is_closing()
+        is_sent = not self._transport.get_write_buffer_size()
+        self.is_free = reading.is_reusable and is_sent and not self._transport.is_closing()
         return response
 
     def close(self) -> None:
