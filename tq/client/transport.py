@@ -1,9 +1,9 @@
 """Requests over HTTP/1.1, one at a time on each connection, as transports for httpx.
 
 httpx's own look at every connection for each request, and go through several layers for each piece of one: where 32
-requests are in flight each takes more than a millisecond of the processor. These keep a stack of idle connections, and read
-answers with the parser of the server. What goes wrong is told with httpx's errors, and what httpcore's `trace` tells of
-a connection that is made they tell too.
+requests are in flight each takes more than a millisecond of the processor. These keep a stack of idle connections, and
+read answers with the parser of the server. What goes wrong is told with httpx's errors, and what httpcore's `trace`
+tells of a connection that is made they tell too.
 """
 
 from __future__ import annotations
