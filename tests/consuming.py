@@ -26,8 +26,8 @@ TIMEOUT_S = 1.0  # for an answer: a connection that is silent is given up soon
 LEASE_S = 1.0
 WAIT_S = 0.5
 PREFETCH = 8
-IN_FLIGHT = 8
-MAX_BATCH = 30
+IN_FLIGHT = 4
+MAX_BATCH = 15
 GROUP_SIZE = 5  # so many in a row
 GIVEN_UP = (tq.errors.QueueFull, tq.NoAnswer)  # after half a minute of tries; then something else is sent
 TEXT = "".join(random.Random(0).choices("abcdefg 0123456789 {}[],: äß€漢字", k=5_000))
@@ -70,7 +70,7 @@ class Program:
     def work(self, message: tq.Message) -> float:
         """Begin to work on a message: for how many seconds that is."""
         self._tell("handling", message)
-        return self.chance.choices((0, 0.02, 1.5 * LEASE_S), (60, 10, 1))[0]
+        return self.chance.choices((0, 0.02, 1.5 * LEASE_S), (100, 10, 1))[0]
 
     def end_work(self, message: tq.Message) -> None:
         """Raises Failed now and then."""

@@ -30,7 +30,7 @@ from tests.recorded import read_log
 
 ROLES = ("producer", "async producer", "consumer", "consumer", "threads", "async consumer")
 ACKS = 150  # between two kills
-MAX_BACKLOG = 300  # then sends are refused, and tried again
+MAX_BACKLOG = 150  # then sends are refused, and tried again
 AT_ANY_TIME = Kill(0, NEVER, NEVER)  # the network may have cut off any request
 
 Victim = Literal["server", "program"]
