@@ -115,7 +115,7 @@ def test_a_quick_run(loader: str, tmp_path: Path) -> None:
         pytest.skip("wrk is not installed (apt install wrk)")
     made = tmp_path / "made"
     made.mkdir()
-    others = SCENARIOS.keys() - DEFAULT - {"peers"} if loader == "own" else ()  # which use no wrk
+    others = SCENARIOS.keys() - DEFAULT - {"peers", "client"} if loader == "own" else ()  # which use no wrk
     command = [*RUN, *DEFAULT, *others, "--loader", loader, "--dir", str(made), "--json", str(tmp_path / "found.json")]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=RUN_SECONDS, check=False)
     assert ran.returncode == 0, ran.stderr

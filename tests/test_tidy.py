@@ -38,7 +38,7 @@ ROWS: list[set[str]] = [
     {"tq.writer", "tq.clock", "tq.waiters", "tq.logs", "tq.history"},
     {"tq.survey"},
     {"tq.broker"},
-    {"tq.web.exchange", "tq.web.parser", "tq.web.shapes", "tq.web.tls", "tq.web.traffic"},
+    {"tq.web.exchange", "tq.web.parser", "tq.web.shapes", "tq.web.tls", "tq.web.tracing", "tq.web.traffic"},
     {"tq.web.access", "tq.web.browsers", "tq.web.dashboard", "tq.web.formats", "tq.web.metrics", "tq.web.openapi"}
     | {"tq.web.router", "tq.web.stream"},
     {"tq.web.native", "tq.web.sqs.errors", "tq.web.sqs.shapes"},
@@ -50,7 +50,7 @@ ROWS: list[set[str]] = [
     {"tq.web.server"},
     {"tq.client.errors", "tq.client.sending"},
     {"tq.client.calls", "tq.client.messages"},
-    {"tq.client.retrying", "tq.client.settling", "tq.client.connecting"},
+    {"tq.client.retrying", "tq.client.settling", "tq.client.connecting", "tq.client.tracing", "tq.client.transport"},
     {"tq.client.leases", "tq.client.transacting"},
     {"tq.client.methods", "tq.client.tasks", "tq.client.threads"},
     {"tq.client.aio", "tq.client.sync"},
@@ -85,12 +85,20 @@ VENDORS = {
     "prometheus_client": {"tq.web.metrics"},
     "sortedcontainers": {"tq.store.memory", "tq.waiters"},
     "tornado": {"tq.web.connection", "tq.web.server", "tq.web.stream"},
-    "httptools": {"tq.web.parser"},
+    "httptools": {"tq.client.transport", "tq.web.parser"},
     "click": {module_of(path) for path in (ROOT / "tq" / "cli").glob("*.py")}
     - {f"tq.cli.{name}" for name in ("envelopes", "executing", "leasing", "lines", "load", "showing")},
     "rich": {"tq.cli.output", "tq.cli.streaming", "tq.cli.top"},
     "uvloop": {"tq.cli.serving", "tq.cli.bench"},
-    "httpx": {"tq.client", "tq.client.aio", "tq.client.connecting", "tq.client.retrying", "tq.client.sync"},
+    "httpx": {
+        "tq.client",
+        "tq.client.aio",
+        "tq.client.connecting",
+        "tq.client.retrying",
+        "tq.client.sync",
+        "tq.client.transport",
+    },
+    "opentelemetry": {"tq.client.aio", "tq.client.sync", "tq.client.tracing"},
 }
 
 # What would make the state depend on anything but the commands.

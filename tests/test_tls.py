@@ -7,17 +7,21 @@ import signal
 import socket
 import ssl
 import subprocess
+import time
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from botocore.config import Config
 from botocore.session import Session
 
+from tests.both import Awaited, Blocking
 from tests.harness import Server, wait_until
 from tests.wire import ask
+from tq.client import Unreachable
 from tq.errors import StartError
 from tq.settings import Settings
 from tq.web.tls import load
@@ -171,6 +175,36 @@ def test_sqs_over_tls(start: Callable[..., Server], pki: Pki) -> None:
     sqs.send_message(QueueUrl=url, MessageBody="a")
     assert sqs.receive_message(QueueUrl=url)["Messages"][0]["Body"] == "a"
     sqs.close()
+
+
+# --- tq's own client -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [Blocking, Awaited])
+def test_the_client_speaks_it_and_believes_no_stranger(start: Callable[..., Server], pki: Pki, kind: Any) -> None:
+    server = start(*pki.flags())
+    client = kind(server.url, verify=pki.trusting())
+    client.create_queue("q")
+    big = "x" * 300_000
+    assert [client.send("q", big).id for _ in range(3)] == [1, 2, 3]
+    got = []
+
+    def body(message: Any, messages: Any) -> Any:
+        got.append(message.content == big)
+        if len(got) == 3:
+            messages.stop()  # which ends a long poll that is under way
+        yield lambda: True
+
+    began_s = time.monotonic()
+    client.handle("q", body, wait=TIMEOUT_S)
+    assert got == [True] * 3
+    assert time.monotonic() - began_s < TIMEOUT_S / 2
+    assert client.queue("q").messages.in_flight == 0
+    client.close()
+    stranger = kind(server.url, retry_seconds=0)
+    with pytest.raises(Unreachable, match="CERTIFICATE_VERIFY_FAILED"):
+        stranger.send("q", 1)
+    stranger.close()
 
 
 # --- certificates of clients -------------------------------------------------------------

@@ -24,7 +24,7 @@ from tq.errors import (
     TooManyInFlight,
     TooManyQueues,
 )
-from tq.web import formats, metrics, native, openapi, shapes
+from tq.web import formats, metrics, native, openapi, shapes, tracing
 from tq.web.exchange import JSON, Answer, Route
 
 
@@ -92,7 +92,7 @@ ROUTES = openapi.published(
         native.send,
         native.sent,
         query=shapes.Options,
-        headers={"Idempotency-Key": shapes.IdempotencyKey},
+        headers={"Idempotency-Key": shapes.IdempotencyKey, **tracing.HEADERS},
         bodies=formats.BODIES,
         answers={200: _json(shapes.Sent), 201: _json(shapes.Sent | shapes.SentBatch)},
         errors=(*_NO_QUEUE, QueueFull, *_NOT_FOR_FIFO),
@@ -209,6 +209,7 @@ ROUTES = openapi.published(
         "/transactions",
         native.transact,
         native.transacted,
+        headers=tracing.HEADERS,
         body=shapes.TransactionBody,
         answers={200: _json(shapes.SentBatch)},
         errors=(*_NO_QUEUE, QueueFull, StaleReceipt, *_NOT_FOR_FIFO),

@@ -13,7 +13,7 @@ from msgspec import UNSET
 from tq import model
 from tq.errors import InvalidQueueName, InvalidRequest, MessageNotFound, TqError
 from tq.history import NO_AGE
-from tq.web import formats, shapes
+from tq.web import formats, shapes, tracing
 from tq.web.exchange import Request, Response, json_response
 
 _QUEUE_NAME = re.compile(model.QUEUE_NAME)
@@ -378,9 +378,12 @@ def transact(request: Request) -> model.Transaction:
     body: shapes.TransactionBody = request.told
     if not 1 <= len(body.ack) + len(body.send) <= model.MAX_PARTS:
         raise InvalidRequest(f"A transaction has 1 to {model.MAX_PARTS:,} parts - at `$`.")
+    drafts = tracing.traced(
+        request.headers, (formats.json_draft(part, "$.send", index) for index, part in enumerate(body.send))
+    )
     return model.Transaction(
         tuple((part.queue, part.receipt) for part in body.ack),
-        tuple((part.queue, formats.json_draft(part, "$.send", index)) for index, part in enumerate(body.send)),
+        tuple((part.queue, draft) for part, draft in zip(body.send, drafts, strict=True)),
     )
 
 
