@@ -85,7 +85,7 @@ VENDORS = {
     "prometheus_client": {"tq.web.metrics"},
     "sortedcontainers": {"tq.store.memory", "tq.waiters"},
     "tornado": {"tq.web.connection", "tq.web.server", "tq.web.stream"},
-    "httptools": {"tq.client.transport", "tq.web.parser"},
+    "httptools": {"tq.web.parser"},
     "click": {module_of(path) for path in (ROOT / "tq" / "cli").glob("*.py")}
     - {f"tq.cli.{name}" for name in ("envelopes", "executing", "leasing", "lines", "load", "showing")},
     "rich": {"tq.cli.output", "tq.cli.streaming", "tq.cli.top"},
