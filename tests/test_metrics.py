@@ -158,11 +158,25 @@ def ended(steps: Any) -> Any:
 # --- what happened ---------------------------------------------------------------------
 
 
-def test_each_figure_is_what_was_done(start: Callable[..., Server]) -> None:
-    server = start()
+ANSWERED = {
+    ("POST", "/queues/{queue}/messages", "201", ""): 8,
+    ("POST", "/queues/{queue}/messages", "404", "queue_not_found"): 2,
+    ("POST", "/queues/{queue}/messages", "400", "invalid_request"): 1,
+    ("GET", "/queues/{queue}/messages", "200", ""): 5,
+    ("DELETE", "/queues/{queue}/messages/{id}", "204", ""): 1,
+    ("DELETE", "/queues/{queue}/messages/{id}", "404", "message_not_found"): 1,
+    ("HEAD", "/status", "200", ""): 1,
+    ("OPTIONS", "/queues/{queue}/messages", "204", ""): 1,
+    ("PUT", "/queues/{queue}/messages", "405", "method_not_allowed"): 1,
+    ("other", "unknown", "400", "invalid_request"): 1,
+    ("POST", "/", "200", ""): 2,
+    ("POST", "/", "400", "AWS.SimpleQueueService.NonExistentQueue"): 1,
+}
+
+
+def act(server: Server) -> None:
+    """Ask for things of which some go wrong: `ANSWERED` is how often each comes to what."""
     path = "/queues/q/messages"
-    assert server.request("POST", "/queues", {"name": "q"}).status == 201
-    before = Scraped(server)
     for number in range(7):
         assert server.request("POST", path, {"content": number}).status == 201
     assert server.request("POST", path, [{"content": "of a batch"}] * 5).status == 201
@@ -182,29 +196,21 @@ def test_each_figure_is_what_was_done(start: Callable[..., Server]) -> None:
         assert sqs(server, "SendMessage", {"QueueUrl": "q", "MessageBody": "a"}) == 200
     assert sqs(server, "SendMessage", {"QueueUrl": "none", "MessageBody": "a"}) == 400
     assert server.raw(b"nonsense\r\n\r\n").startswith(b"HTTP/1.1 400")
-    found = sampled(server, sent=14, received=5, acked=4)
 
-    requests = {
-        ("POST", "/queues/{queue}/messages", "201", ""): 8,
-        ("POST", "/queues/{queue}/messages", "404", "queue_not_found"): 2,
-        ("POST", "/queues/{queue}/messages", "400", "invalid_request"): 1,
-        ("GET", "/queues/{queue}/messages", "200", ""): 5,
-        ("DELETE", "/queues/{queue}/messages/{id}", "204", ""): 1,
-        ("DELETE", "/queues/{queue}/messages/{id}", "404", "message_not_found"): 1,
-        ("HEAD", "/status", "200", ""): 1,
-        ("OPTIONS", "/queues/{queue}/messages", "204", ""): 1,
-        ("PUT", "/queues/{queue}/messages", "405", "method_not_allowed"): 1,
-        ("other", "unknown", "400", "invalid_request"): 1,
-        ("POST", "/", "200", ""): 2,
-        ("POST", "/", "400", "AWS.SimpleQueueService.NonExistentQueue"): 1,
-    }
+
+def test_each_figure_is_what_was_done(start: Callable[..., Server]) -> None:
+    server = start()
+    assert server.request("POST", "/queues", {"name": "q"}).status == 201
+    before = Scraped(server)
+    act(server)
+    found = sampled(server, sent=14, received=5, acked=4)
     told = {
         (method, route, status, code): found(
             "tq_http_requests_total", method=method, route=route, status=status, code=code
         )
-        for method, route, status, code in requests
+        for method, route, status, code in ANSWERED
     }
-    assert told == requests
+    assert told == ANSWERED
     assert found("tq_sqs_requests_total", operation="SendMessage", code="") == 2
     assert found("tq_sqs_requests_total", operation="SendMessage") == 3
 
