@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from tests.both import Awaited, Blocking
 from tests.guarded import Guarded
 from tests.harness import ROOT, Server, sound_server, wait_until
 from tests.proxy import Plan, Proxy
+from tests.scraped import Scraped
 from tq.client import AsyncClient, Client, OutcomeUnknown
 from tq.errors import Unauthenticated
 
@@ -114,6 +116,40 @@ def _count_until_stopped(client: Any, queue: str, delay_s: float, end: Callable[
         return count
 
     return client.loop.run_until_complete(consume())
+
+
+def test_a_long_poll_ends_at_once_also_after_the_server_has_refused_one(
+    kind: Any, start: Callable[..., Server]
+) -> None:
+    """The connection on which it was refused is as good as before, but whoever ends a poll must know its socket."""
+    server = start("--max-waiters", "1")
+    client, other = kind(server.url), Client(server.url)
+    other.create_queue("q")
+    other.create_queue("busy")
+    began_s = 0.0
+
+    def let_it_in() -> None:
+        wait_until(lambda: Scraped(server).has("tq_http_requests_total", code="overloaded"))
+        other.send("busy", 0)
+        other.send("q", 1)
+
+    def body(message: Any, messages: Any) -> Any:
+        nonlocal began_s
+        yield lambda: Scraped(server)("tq_receives_waiting") == 1
+        began_s = time.monotonic()
+        messages.stop()
+
+    with ThreadPoolExecutor(2) as pool:
+        waiting = pool.submit(other.receive, "busy", wait=20)
+        wait_until(lambda: Scraped(server)("tq_receives_waiting") == 1)
+        let_in = pool.submit(let_it_in)
+        client.handle("q", body, wait=60)
+        assert time.monotonic() - began_s < 5  # and not the 10 s for which one that hangs is waited for
+        let_in.result()
+        assert waiting.result()
+    assert state(other, "q") == (0, 0, 1)
+    client.close()
+    other.close()
 
 
 SCRIPT = """

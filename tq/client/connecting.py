@@ -90,18 +90,20 @@ class Line:
                 self._socket.close()
             self._socket = made
             if self._is_over:
-                self._end()
+                self._end(socket.SHUT_WR)
 
-    def _end(self) -> None:
+    def _end(self, how: int) -> None:
         if self._socket:
             with suppress(OSError):
-                self._socket.shutdown(socket.SHUT_WR)
+                self._socket.shutdown(how)
 
     def hang_up(self) -> None:
         with self._lock:
             self._is_over = True
-            self._end()
+            self._end(socket.SHUT_WR)
 
     def drop(self) -> None:
-        """The connection is closed, or is to be: this descriptor must not hold it open."""
-        self._keep(None)
+        """The connection is over: nothing holds it open here, nor is it used again, which would not be told."""
+        with self._lock:
+            self._end(socket.SHUT_RDWR)
+            self._keep(None)
