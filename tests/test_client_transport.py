@@ -316,6 +316,27 @@ def test_a_task_that_is_cancelled_leaves_its_answer_to_nobody() -> None:
     face.close()
 
 
+def test_of_a_request_that_was_cancelled_nothing_is_used_again(face: Face) -> None:
+    """Neither its connection, nor what httpx knows of that: whatever it leaves, and however it was ended."""
+    server = face.serve(answering(OK))
+    face.ask(server.port)
+    (connection,) = face.transport._stack._idle
+
+    def interrupt(event: str, info: dict[str, Any]) -> None:
+        if event == "http11.receive_response_body.complete":  # all is read, and it could be used again
+            raise KeyboardInterrupt
+
+    async def async_interrupt(event: str, info: dict[str, Any]) -> None:
+        interrupt(event, info)
+
+    with pytest.raises(KeyboardInterrupt):
+        face.ask(server.port, trace=interrupt if face.kind == "blocking" else async_interrupt)
+    assert face.transport._stack._idle == []
+    assert connection._pool.connections == []
+    assert face.ask(server.port).content == b"ok"
+    assert server.connections == 2
+
+
 def test_what_is_closed_asks_no_more(face: Face) -> None:
     server = face.serve(answering(OK))
     face.ask(server.port)

@@ -1,7 +1,8 @@
 """A client's connections, each of them a transport of httpx with one place.
 
 httpx's pool looks at all that it has, for each request, and in each of them whether its socket can be read: with 32
-connections that takes ten times as long as the rest. So here idle ones lie on a stack, and that used last is taken.
+connections that takes ten times as long as the rest. So here idle ones lie on a stack, and that used last is taken. One
+on which a request failed or was cancelled does not come back to it.
 """
 
 from __future__ import annotations
@@ -63,9 +64,11 @@ class Transport(httpx.BaseTransport):
             try:
                 response = one.handle_request(request)
                 response.read()
-            finally:
-                for closing in self._stack.give_back(one):
-                    closing.close()
+            except BaseException:
+                one.close()  # whatever it is in the middle of, nobody else is to get that
+                raise
+            for closing in self._stack.give_back(one):
+                closing.close()
         return response
 
     def close(self) -> None:
@@ -89,9 +92,11 @@ class AsyncTransport(httpx.AsyncBaseTransport):
             try:
                 response = await one.handle_async_request(request)
                 await response.aread()
-            finally:
-                for closing in self._stack.give_back(one):
-                    await closing.aclose()
+            except BaseException:
+                await one.aclose()
+                raise
+            for closing in self._stack.give_back(one):
+                await closing.aclose()
         return response
 
     async def aclose(self) -> None:
