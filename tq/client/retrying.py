@@ -69,7 +69,7 @@ class Tries:
             is_unknown, after_s or 0
         ):
             return None
-        if was_unknown and not self._call.looks and (status in (401, 403, 408, 429) or status >= 500):
+        if self._is_unknown and not self._call.looks and (status in (401, 403, 408, 429) or status >= 500):
             unknown = self._no_answer(self.why)
             unknown.__cause__ = error
             error = unknown
