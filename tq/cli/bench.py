@@ -14,7 +14,7 @@ import uvloop
 from tq.cli.completion import DEFAULT_URL
 from tq.cli.load import Found, LoadFailed, Wire, fills, leases_and_acks, load, receives, sends
 from tq.cli.output import is_for_people, print_json
-from tq.cli.remote import Place, talking
+from tq.cli.remote import Place, Seconds, talking
 from tq.errors import EXIT_REFUSED, StartError
 
 PERCENTILES = {"p50": 50, "p90": 90, "p99": 99, "p99.9": 99.9, "max": 100}
@@ -28,7 +28,7 @@ MAX_BATCH_BYTES = 4 << 20
 @click.option("--token", envvar="TQ_TOKEN", show_envvar=True, help="Shown to a server that asks for one.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, as where stdout is no terminal.")
 @click.option("--connections", type=click.IntRange(1, 1_000), default=32, show_default=True, help="Requests at a time.")
-@click.option("--seconds", type=click.FloatRange(0.1, 600), default=3.0, show_default=True, help="Time for each part.")
+@click.option("--seconds", type=Seconds(0.1, 600), default=3.0, show_default=True, help="Time for each part.")
 @click.option("--size", type=click.IntRange(0, 1 << 20), default=100, show_default=True, help="Bytes of a content.")
 def bench(url: str, token: str | None, as_json: bool, connections: int, seconds: float, size: int) -> None:
     """Load a running server, and print how fast it is.
@@ -45,14 +45,15 @@ def bench(url: str, token: str | None, as_json: bool, connections: int, seconds:
         if is_seen:
             click.echo(_row(name, part))
 
-    if is_seen:
-        click.echo(f"{'':<12}{'a second':>10}" + "".join([f"{name:>9}" for name in PERCENTILES]))
     with talking(place):
+        if is_seen:
+            click.echo(f"{'':<12}{'a second':>10}" + "".join([f"{name:>9}" for name in PERCENTILES]))
         _load_a_queue(place, connections, seconds, size, take)
-    if is_seen:
-        click.echo(_account(found, connections, size))
-    else:
-        print_json({"connections": connections, "bytes": size} | {name: _figures(part) for name, part in found.items()})
+        if is_seen:
+            click.echo(_account(found, connections, size))
+        else:
+            figures = {name: _figures(part) for name, part in found.items()}
+            print_json({"connections": connections, "bytes": size} | figures)
 
 
 def _load_a_queue(

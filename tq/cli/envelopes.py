@@ -17,7 +17,10 @@ class Form:
     def envelope(self, content: bytes) -> bytes:
         """An envelope on one line; JSON stays as it is. Raises ValueError for what is none, or no text."""
         if self.is_json:
-            msgspec.json.decode(content)  # or it could end the envelope and begin another one
+            try:
+                msgspec.json.decode(content)  # or it could end the envelope and begin another one
+            except RecursionError as error:
+                raise ValueError("It is nested too deeply") from error
             content = content.translate(_LINE_ENDS)
         else:
             content = msgspec.json.encode(content.decode())

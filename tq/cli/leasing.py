@@ -18,6 +18,7 @@ from tq.cli.remote import Place, passes, told
 from tq.client import AsyncClient, Message
 from tq.errors import TqError
 
+AWAY_SECONDS = 1.0  # between two tries, where the client has given up at once as the server has told it to
 POLL_SECONDS = 20.0  # proxies cut off what is silent for longer
 
 T = TypeVar("T")
@@ -47,6 +48,7 @@ class Leases:
                 messages = await self.until_stopped(asking) or []
             except TqError as error:
                 self._bear(error)
+                await self.until_stopped(asyncio.sleep(AWAY_SECONDS))
                 continue
             self._is_away = False
             if messages and self.stop.is_set():

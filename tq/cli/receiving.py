@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tq.cli.output import is_for_people, say
-from tq.cli.remote import Place, on_server, queue_argument
+from tq.cli.remote import Place, Seconds, on_server, queue_argument
 from tq.cli.showing import form_for
 from tq.errors import EXIT_EMPTY
 
@@ -33,10 +33,10 @@ CHUNK_BYTES = 4_096  # PIPE_BUF: a pipe that can be written to takes as much wit
 @queue_argument
 @click.option("--max", "most", type=click.IntRange(min=1), help="Messages at the most: 1, or with --follow all.")
 @click.option("--follow", is_flag=True, help="Go on until Ctrl-C.")
-@click.option("--wait", type=click.FloatRange(min=0), default=0.0, help="Seconds to wait when there is none.")
+@click.option("--wait", type=Seconds(min=0), default=0.0, help="Seconds to wait when there is none.")
 @click.option(
     "--lease",
-    type=click.FloatRange(min=1, max=43_200),
+    type=Seconds(min=1, max=43_200),
     default=30.0,
     show_default=True,
     help="Seconds after which a message comes back if this command is killed; else it is made longer.",
@@ -44,10 +44,10 @@ CHUNK_BYTES = 4_096  # PIPE_BUF: a pipe that can be written to takes as much wit
 @click.option("--raw", is_flag=True, help="Print the contents alone.")
 @click.option("--exec", "command", metavar="CMD", help="Give each message to a command, on stdin.")
 @click.option("--jobs", type=click.IntRange(min=1, max=1_000), default=1, show_default=True, help="Commands at a time.")
-@click.option("--timeout", type=click.FloatRange(min=0.001), help="Seconds after which a command is ended.")
+@click.option("--timeout", type=Seconds(min=0.001), help="Seconds after which a command is ended.")
 @click.option(
     "--retry-delay",
-    type=click.FloatRange(min=0),
+    type=Seconds(min=0),
     default=1.0,
     show_default=True,
     help="Seconds after which a message whose command failed can be received again.",

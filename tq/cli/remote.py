@@ -5,6 +5,7 @@ The client, and with it httpx, is imported when such a command runs: a server do
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,7 +30,18 @@ from tq.errors import (
 if TYPE_CHECKING:
     from tq.client import AsyncClient, Client
 
+MAX_SHOWN = 200  # characters of an argument that cannot be sent
 RETRY_SECONDS = 3.0  # for a server that is being restarted; longer, and whoever typed a command wonders
+
+
+class Seconds(click.FloatRange):
+    """A range has no NaN, which is neither below nor above its bounds."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number: float = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value} is no number of seconds.", param, ctx)
+        return number
 
 
 T = TypeVar("T", bound="Client | AsyncClient")
@@ -82,6 +94,8 @@ def talking(place: Place) -> Iterator[None]:
             yield
         except TqError as error:
             fail(*told(error, place))
+        except UnicodeEncodeError as error:  # of an argument; contents may be any bytes
+            fail(f"{error.object[:MAX_SHOWN]!r} is no UTF-8.", EXIT_USAGE)
         except ImportError as error:
             if not isinstance(error.__cause__, ModuleNotFoundError) or error.__cause__.name != "httpx":
                 raise

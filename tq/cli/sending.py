@@ -9,6 +9,7 @@ from typing import Any, BinaryIO
 import click
 
 from tq.cli.envelopes import Form
+from tq.cli.lines import MAX_LINE_BYTES
 from tq.cli.output import is_for_people, print_json, say
 from tq.cli.remote import Place, on_server, queue_argument
 from tq.errors import EXIT_USAGE, StartError
@@ -79,7 +80,7 @@ def send(
 
         send_lines(place, queue, file, None if ndjson else form, resume, as_json)
     else:
-        raw = file.read() if file else os.fsencode(content or "")
+        raw = _read(file) if file else os.fsencode(content or "")
         _send_one(place, queue, raw, form, content_type, said, as_json)
 
 
@@ -106,6 +107,14 @@ def _send_one(
         click.echo(f"Message {sent['id']} was there with this deduplication id; nothing was stored.")
     else:
         click.echo(f"Sent as message {sent['id']}.")
+
+
+def _read(file: BinaryIO) -> bytes:
+    """Raises StartError for what never ends, or is too long."""
+    raw = file.read(MAX_LINE_BYTES + 1)
+    if len(raw) > MAX_LINE_BYTES:
+        raise StartError(f"This cannot be sent: it has more than {MAX_LINE_BYTES >> 20} MiB.", EXIT_USAGE)
+    return raw
 
 
 def _is_text(raw: bytes) -> bool:

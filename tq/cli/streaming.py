@@ -19,7 +19,6 @@ from secrets import token_hex
 from typing import Any, BinaryIO
 
 import click
-import msgspec
 
 from tq.cli.envelopes import Form
 from tq.cli.lines import Batch, LineTooLong, batches
@@ -27,6 +26,7 @@ from tq.cli.output import count, fail, is_for_people, print_json, span
 from tq.cli.remote import Place, told
 from tq.client import Client, SentBatch
 from tq.client.calls import Call, Steps, ask, method, queue_path
+from tq.client.errors import read
 from tq.client.sending import NDJSON
 from tq.errors import EXIT_INTERRUPTED, EXIT_REFUSED, EXIT_USAGE, InvalidRequest, MessageTooLarge, StartError, TqError
 
@@ -44,7 +44,7 @@ class Sender(Client):
         target = queue_path(queue, "messages") + query
         headers = ((b"Idempotency-Key", key.encode()),) if key else ()
         answer = yield from ask(Call("POST", target, body, media_type, headers, repeat_s))
-        sent: dict[str, Any] = msgspec.json.decode(answer.content)
+        sent = read(answer.content, dict[str, Any])
         if answer.is_repeated and key:
             sent.pop("duplicate", None)  # of an earlier try
         return sent
@@ -57,7 +57,7 @@ class Sender(Client):
         headers = () if known.content_dedup or not known.dedup_window else ((b"Idempotency-Key", key.encode()),)
         target = queue_path(queue, "messages")
         answer = yield from ask(Call("POST", target, b"\n".join(lines), NDJSON, headers, known.dedup_window))
-        sent = msgspec.json.decode(answer.content, type=SentBatch)
+        sent = read(answer.content, SentBatch)
         return len(sent.ids), 0 if answer.is_repeated else len(sent.duplicates)  # or they are of the try before
 
 

@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from tq.cli.completion import queue_names
 from tq.cli.output import count, escaped, is_for_people, print_json, span, table
-from tq.cli.remote import Place, on_server, passes, told
+from tq.cli.remote import Place, Seconds, on_server, passes, told
 from tq.cli.showing import timestamp
 from tq.errors import TqError
 
@@ -140,9 +140,7 @@ def _cells(row: Row) -> tuple[str, ...]:
 @click.option(
     "--sort", type=click.Choice(list(SORTS)), default="depth", show_default=True, help="Which queues stand first."
 )
-@click.option(
-    "--interval", type=click.FloatRange(min=0.1), default=1.0, show_default=True, help="Seconds between two looks."
-)
+@click.option("--interval", type=Seconds(min=0.1), default=1.0, show_default=True, help="Seconds between two looks.")
 @click.option("--once", is_flag=True, help="Print one table, after two looks.")
 @on_server
 def top(place: Place, prefix: str, as_json: bool, sort: str, interval: float, once: bool) -> None:

@@ -24,13 +24,22 @@ IDLE_S = 60.0  # a connection is dropped before the server does so, or a proxy o
 _url = lru_cache(maxsize=1_000)(httpx.URL)
 
 
+def _parsed(url: str) -> httpx.URL | None:
+    """None where it has no host that could be looked up."""
+    try:
+        parsed = httpx.URL(url)
+        return parsed if parsed.raw_host.decode("ascii").encode("idna") else None
+    except (httpx.InvalidURL, UnicodeError):
+        return None
+
+
 class Place:
     """A server's address, and what each request to it has."""
 
     def __init__(self, url: str | None, token: str | None, timeout: float, verify: ssl.SSLContext | bool) -> None:
         self.url = (url or os.environ.get("TQ_URL") or DEFAULT_URL).rstrip("/")
-        parsed = httpx.URL(self.url)
-        if parsed.scheme not in ("http", "https") or not parsed.host or parsed.query or parsed.userinfo:
+        parsed = _parsed(self.url)
+        if not parsed or parsed.scheme not in ("http", "https") or parsed.query or parsed.userinfo:
             raise ValueError(f"{self.url!r} is no address of a server, such as {DEFAULT_URL}.")
         token = token or os.environ.get("TQ_TOKEN")
         if token and not (token.isascii() and token.isprintable()):

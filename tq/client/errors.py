@@ -11,12 +11,16 @@ TqError
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import TypeVar
 
 import msgspec
 
 from tq.errors import TqError, all_errors
 
 MAX_SHOWN = 200  # characters of an answer that is not understood
+MAX_TOLD = 4_000  # of what is said of an error: more than tq ever says
+
+T = TypeVar("T")
 
 
 class NoAnswer(TqError):
@@ -52,12 +56,23 @@ class _Problem(msgspec.Struct):
 def problem(status: int, content: bytes) -> TqError:
     """The error that an answer tells (RFC 9457)."""
     try:
-        told = msgspec.json.decode(content, type=_Problem)
-    except msgspec.MsgspecError:
-        shown = content[:MAX_SHOWN].decode(errors="replace")
-        return _unknown("unknown", status)(f"The answer is {status}, and not tq's: {shown}")
+        told = read(content, _Problem)
+    except UnknownError:
+        return _unknown("unknown", status)(f"The answer is {status}, and not tq's: {_shown(content)}")
     known = _known().get(told.code)
-    return (known or _unknown(told.code[:MAX_SHOWN], status))(told.detail or told.title)
+    return (known or _unknown(told.code[:MAX_SHOWN], status))((told.detail or told.title)[:MAX_TOLD])
+
+
+def read(content: bytes, kind: type[T]) -> T:
+    """What an answer says. Raises UnknownError where it is not tq's, as that of a proxy's login page."""
+    try:
+        return msgspec.json.decode(content, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UnknownError(f"The answer is not tq's ({error}): {_shown(content)}") from error
+
+
+def _shown(content: bytes) -> str:
+    return content[:MAX_SHOWN].decode(errors="replace")
 
 
 def by_code(code: str) -> TqError:

@@ -18,12 +18,10 @@ from collections.abc import Callable, Iterable, Sequence
 from time import monotonic
 from typing import Literal
 
-import msgspec
-
 from tq.client.calls import FREELY, Call, Steps, ask, queue_path
 from tq.client.errors import OutcomeUnknown, by_code
 from tq.client.messages import Message
-from tq.client.settling import DONE, MAX_AT_ONCE, Kind, Rows, judged
+from tq.client.settling import DONE, MAX_AT_ONCE, Kind, judged, rows_of
 from tq.errors import TqError
 
 LOG = logging.getLogger("tq.client")
@@ -238,7 +236,7 @@ class Leases:
                 body.setdefault(kind, []).append(receipt if kind == "receipts" else {"receipt": receipt, **said})
             call = Call("POST", queue_path(queue, "acks"), json.dumps(body).encode(), repeat_s=FREELY)
             answer = yield from ask(call)
-            rows = msgspec.json.decode(answer.content, type=Rows).results
+            rows = rows_of(answer.content, len(jobs))
             with self.lock:
                 for (held, kind), row in zip(jobs, rows, strict=True):
                     is_done = row.status == DONE[kind]

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypedDict
 import msgspec
 from msgspec import Raw, Struct
 
+from tq.client.errors import read
 from tq.model import Counters, Counts, DeadLetter, DeadLetterOrigin, QueueSettings, State, StorageInfo
 
 
@@ -141,16 +142,12 @@ class Status(Struct, frozen=True):
     storage: StorageInfo
 
 
-_MESSAGE = msgspec.json.Decoder(Message)
-_MESSAGES = msgspec.json.Decoder(_Messages)
-
-
 def one_message(content: bytes, queue: str, leased_until_s: float = 0) -> Message:
-    return _placed(_MESSAGE.decode(content), queue, leased_until_s)
+    return _placed(read(content, Message), queue, leased_until_s)
 
 
 def many_messages(content: bytes, queue: str, leased_until_s: float = 0) -> Page:
-    told = _MESSAGES.decode(content)
+    told = read(content, _Messages)
     return Page([_placed(each, queue, leased_until_s) for each in told.messages], told.next)
 
 

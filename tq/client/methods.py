@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from tq.client import sending, settling
 from tq.client.calls import FREELY, NEVER, About, Call, Steps, ask, look, method, queue_path
+from tq.client.errors import read
 from tq.client.leases import Leases
 from tq.client.messages import Message, Move, Page, Queue, Sent, SentBatch, Settings, Status, many_messages, one_message
 from tq.client.settling import ACK, Action
@@ -93,7 +94,7 @@ class Methods:
         after: str | None = ""
         while after is not None:
             query = urlencode({"prefix": prefix, "after": after, "limit": PAGE})
-            page = msgspec.json.decode((yield from look(f"/queues?{query}")), type=_Queues)
+            page = read((yield from look(f"/queues?{query}")), _Queues)
             found += page.queues
             after = page.next
         return found
@@ -139,7 +140,7 @@ class Methods:
         answer = yield from ask(
             Call("POST", target, body, media_type, _headers(key), repeat_s, about=About("send", queue))
         )
-        sent = msgspec.json.decode(answer.content, type=Sent)
+        sent = read(answer.content, Sent)
         return Sent(sent.id) if answer.is_repeated else sent
 
     @method
@@ -172,7 +173,7 @@ class Methods:
         until_s, known = self._queues.get(queue, (0.0, None))
         if known is None or until_s < monotonic():
             asked_s = monotonic()
-            known = msgspec.json.decode((yield from look(queue_path(queue))), type=_Known)
+            known = read((yield from look(queue_path(queue))), _Known)
             if len(self._queues) >= MAX_KNOWN:
                 self._queues.clear()
             self._queues[queue] = asked_s + KNOWN_S, known
@@ -300,14 +301,14 @@ class Methods:
     def purge(self, queue: str) -> Steps[int]:
         """Drop every message of a queue: how many."""
         answer = yield from ask(Call("DELETE", queue_path(queue, "messages")))
-        return msgspec.json.decode(answer.content, type=_Count).purged
+        return read(answer.content, _Count).purged
 
     @method
     def redrive(self, queue: str, *, to: str | None = None, limit: int | None = None) -> Steps[int]:
         """Move messages out of a dead-letter queue, back to where each came from or to one queue: how many."""
         body = msgspec.json.encode({"to": to} if limit is None else {"to": to, "limit": limit})
         answer = yield from ask(Call("POST", queue_path(queue, "redrive"), body))
-        return msgspec.json.decode(answer.content, type=_Count).moved
+        return read(answer.content, _Count).moved
 
     @method
     def start_move(self, queue: str, *, to: str | None = None, per_second: int | None = None) -> Steps[Move]:
@@ -318,7 +319,7 @@ class Methods:
     @method
     def moves(self, queue: str) -> Steps[list[Move]]:
         """The latest ten moves out of a queue, the last first."""
-        return msgspec.json.decode((yield from look(queue_path(queue, "moves"))), type=_Moves).moves
+        return read((yield from look(queue_path(queue, "moves"))), _Moves).moves
 
     @method
     def cancel_move(self, queue: str, id: str) -> Steps[Move]:  # noqa: A002
@@ -350,7 +351,7 @@ class Methods:
     @method
     def status(self) -> Steps[Status]:
         """The server: version, totals, storage."""
-        return msgspec.json.decode((yield from look("/status")), type=Status)
+        return read((yield from look("/status")), Status)
 
     @method
     def healthy(self) -> Steps[bool]:
@@ -387,12 +388,12 @@ def _headers(key: str) -> tuple[tuple[bytes, bytes], ...]:
 
 
 def _queue(content: bytes) -> Queue:
-    return msgspec.json.decode(content, type=Queue)
+    return read(content, Queue)
 
 
 def _move(content: bytes) -> Move:
-    return msgspec.json.decode(content, type=Move)
+    return read(content, Move)
 
 
 def _decode_ids(content: bytes) -> SentBatch:
-    return msgspec.json.decode(content, type=SentBatch)
+    return read(content, SentBatch)

@@ -13,6 +13,7 @@ Pauses are drawn from 0 to twice as long each time ("full jitter"), so that many
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 from time import monotonic
@@ -25,6 +26,7 @@ from tq.errors import RequestTimeout, StorageFailed, TqError
 
 FIRST_PAUSE_S = 0.05  # a connection that was closed while it was idle is worth an immediate repetition
 MAX_PAUSE_S = 2.0  # so that a server which is back is found soon
+MAX_AFTER_S = 60.0  # likewise, whatever it has told somebody who goes on for ever
 
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 _WRONG = (httpx.LocalProtocolError, httpx.UnsupportedProtocol)  # asked for what cannot be sent
@@ -58,7 +60,7 @@ class Tries:
 
     def answered(self, status: int, content: bytes, header: Callable[[str], str | None]) -> Answer | None:
         """The call's answer, or None when it is to be tried again after `pause_s`."""
-        if status < 400:
+        if status < 300:
             return Answer(status, content, self._asked_s, None, self._is_unknown)
         error = problem(status, content)
         self.why = error.detail
@@ -80,9 +82,10 @@ class Tries:
         now_s = monotonic()
         if self._over_s is None:
             self._over_s = now_s + self._retry_s
-        self.pause_s = after_s + random.uniform(0, min(MAX_PAUSE_S, FIRST_PAUSE_S * 2**self.count))
+        spread_s = random.uniform(0, min(MAX_PAUSE_S, FIRST_PAUSE_S * 2 ** min(self.count, 10)))
+        self.pause_s = min(after_s, MAX_AFTER_S) + spread_s
         self.count += 1
-        next_s = now_s + self.pause_s
+        next_s = now_s + (self.pause_s if self._retry_s == math.inf else after_s + spread_s)
         return next_s < self._over_s and not (self._is_unknown and next_s >= self._repeated_until_s)
 
     def _no_answer(self, why: str) -> TqError:

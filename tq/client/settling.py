@@ -19,7 +19,7 @@ import msgspec
 from msgspec import Struct
 
 from tq.client.calls import FREELY, Call, Steps, ask, queue_path
-from tq.client.errors import OutcomeUnknown, by_code
+from tq.client.errors import OutcomeUnknown, UnknownError, by_code, read
 from tq.client.messages import Message
 from tq.errors import MessageNotFound, StaleReceipt, TqError
 
@@ -50,7 +50,7 @@ class _Row(Struct):
     visible_at: datetime | None = None
 
 
-class Rows(Struct):
+class _Rows(Struct):
     results: list[_Row]
 
 
@@ -71,7 +71,7 @@ def settle_one(action: Action, message: Message) -> Steps[Message]:
         raise error
     if action.kind != "extends" or answer.error:
         return message
-    return _extended(message, msgspec.json.decode(answer.content, type=_Changed).visible_at, action, answer.asked_s)
+    return _extended(message, read(answer.content, _Changed).visible_at, action, answer.asked_s)
 
 
 def settle_many(action: Action, messages: Sequence[Message]) -> Steps[list[Message | TqError]]:
@@ -94,7 +94,7 @@ def _settle_some(action: Action, queue: str, messages: list[Message]) -> Steps[l
     body = json.dumps({action.kind: parts}).encode()
     answer = yield from ask(Call("POST", queue_path(queue, "acks"), body, repeat_s=FREELY))
     results: list[Message | TqError] = []
-    for message, row in zip(messages, msgspec.json.decode(answer.content, type=Rows).results, strict=True):
+    for message, row in zip(messages, rows_of(answer.content, len(messages)), strict=True):
         if row.status == DONE[action.kind]:
             is_extended = action.kind == "extends"
             results.append(_extended(message, row.visible_at, action, answer.asked_s) if is_extended else message)
@@ -102,6 +102,14 @@ def _settle_some(action: Action, queue: str, messages: list[Message]) -> Steps[l
             error = judged(action.kind, by_code(row.status), answer.is_repeated, message.leased_until_s)
             results.append(error or message)
     return results
+
+
+def rows_of(content: bytes, count: int) -> list[_Row]:
+    """What became of so many messages, in their order. Raises UnknownError."""
+    rows = read(content, _Rows).results
+    if len(rows) != count:
+        raise UnknownError(f"The answer is of {len(rows)} messages, and {count} were asked about.")
+    return rows
 
 
 def judged(kind: Kind, error: TqError, is_repeated: bool, leased_until_s: float) -> TqError | None:

@@ -11,10 +11,8 @@ import json
 from collections.abc import Sequence
 from time import monotonic
 
-import msgspec
-
 from tq.client.calls import FREELY, NEVER, About, Call, Steps
-from tq.client.errors import OutcomeUnknown
+from tq.client.errors import OutcomeUnknown, read
 from tq.client.messages import Message, SentBatch
 from tq.client.settling import Action, receipt_of, settle_many
 from tq.errors import MessageNotFound, StaleReceipt, TqError
@@ -38,7 +36,7 @@ def transact(
         answer = yield _call([], sends, NEVER, about)
     if answer.error:
         raise answer.error
-    return msgspec.json.decode(answer.content, type=SentBatch).ids
+    return read(answer.content, SentBatch).ids
 
 
 def _call(acks: list[dict[str, str]], sends: Sequence[bytes], repeat_s: float, about: About | None) -> Call:

@@ -23,6 +23,12 @@ def _options(idle_s: float, tls: ssl.SSLContext | None) -> dict[str, Any]:
     return {"limits": limits, "verify": tls or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)}
 
 
+def _plain(response: httpx.Response) -> httpx.Response:
+    """Its body is taken as it comes: nobody asked for a compressed one, which may be a thousand times as large."""
+    response.headers.pop("Content-Encoding", None)
+    return response
+
+
 class _Stack(Generic[T]):
     """What is idle. Threads may share it, because each step of it is one of the interpreter's."""
 
@@ -62,7 +68,7 @@ class Transport(httpx.BaseTransport):
         with self._room:
             one = self._stack.take() or httpx.HTTPTransport(**self._options)
             try:
-                response = one.handle_request(request)
+                response = _plain(one.handle_request(request))
                 response.read()
             except BaseException:
                 one.close()  # whatever it is in the middle of, nobody else is to get that
@@ -90,7 +96,7 @@ class AsyncTransport(httpx.AsyncBaseTransport):
         async with self._room:
             one = self._stack.take() or httpx.AsyncHTTPTransport(**self._options)
             try:
-                response = await one.handle_async_request(request)
+                response = _plain(await one.handle_async_request(request))
                 await response.aread()
             except BaseException:
                 await one.aclose()
