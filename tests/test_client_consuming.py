@@ -11,7 +11,8 @@ import pytest
 
 from tests.both import BREAK, Awaited, Blocking
 from tests.harness import Server, sound_server
-from tq.client import Envelope
+from tq.client import Envelope, OutcomeUnknown
+from tq.client.leases import Leases
 from tq.errors import InvalidRequest, QueueNotFound
 
 NUMBERS = itertools.count(1)
@@ -255,6 +256,26 @@ def test_several_queues_are_consumed_at_once(client: Any, other: Any, queue: str
     client.handle([queue, second], body)
     assert sorted(seen) == sorted((name, number) for name in (queue, second) for number in range(20))
     assert state(other, queue) == state(other, second) == (0, 0, 20)
+
+
+def test_a_queue_that_is_deleted_keeps_nobody_from_telling_of_messages_of_others(other: Any) -> None:
+    """The server is asked about the deleted one first."""
+    gone, there = f"gone{next(NUMBERS)}", f"there{next(NUMBERS)}"
+    for name in (gone, there):
+        other.create_queue(name)
+        other.send(name, 1)
+    leases = Leases([gone, there], visibility_timeout=30, prefetch=10, wait=0, retry_s=30)
+    leases.add([other.receive(name) for name in (gone, there)])
+    for _ in range(2):
+        leases.handled(leases.take())
+    other.delete_queue(gone)
+    other._run(leases.round())
+    assert leases.due_s() > 0  # there is nothing more to tell
+    assert state(other, there) == (0, 0, 1)
+    with pytest.raises(QueueNotFound):
+        leases.take()
+    with pytest.raises(OutcomeUnknown, match=r"may be received again: 1$"):
+        leases.settle_up()
 
 
 @pytest.mark.parametrize("options", [{"visibility_timeout": 0}, {"prefetch": -1}, {"prefetch": 1_001}])

@@ -235,8 +235,12 @@ class Leases:
                 said = {"visibility_timeout": self.visibility_s} if kind == "extends" else {}
                 body.setdefault(kind, []).append(receipt if kind == "receipts" else {"receipt": receipt, **said})
             call = Call("POST", queue_path(queue, "acks"), json.dumps(body).encode(), repeat_s=FREELY)
-            answer = yield from ask(call)
-            rows = rows_of(answer.content, len(jobs))
+            try:
+                answer = yield from ask(call)
+                rows = rows_of(answer.content, len(jobs))
+            except TqError as refusal:
+                self._refused(jobs, refusal)
+                continue
             with self.lock:
                 for (held, kind), row in zip(jobs, rows, strict=True):
                     is_done = row.status == DONE[kind]
@@ -246,6 +250,14 @@ class Leases:
             self._plan_extension()
             if self.room():
                 self.ring("poller", 1)
+
+    def _refused(self, jobs: list[tuple[Held, Kind]], error: TqError) -> None:
+        """This ends the consumer, but the server may still be told of the messages of other queues."""
+        with self.lock:
+            for held, kind in jobs:
+                if kind == "extends" and not held.wish:
+                    self._lose(held, str(error))
+            self.stop(error)
 
     def _jobs(self) -> dict[str, list[tuple[Held, Kind]]]:
         """As many as go into a request, for each queue, in the order in which they are answered."""
