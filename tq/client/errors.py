@@ -36,9 +36,12 @@ class Unreachable(NoAnswer):
 
 
 class OutcomeUnknown(NoAnswer):
-    """The request may have had its effect, or may still have it: its answer was lost, and it could not be repeated."""
+    """The request may have had its effect, or may still have it, and could not be repeated.
 
-    code, title = "outcome_unknown", "The answer was lost; whether the request took effect is unknown."
+    Its answer was lost, or it was that of a proxy or of a server whose storage had failed.
+    """
+
+    code, title = "outcome_unknown", "Whether the request took effect is unknown."
 
 
 class UnknownError(TqError):
