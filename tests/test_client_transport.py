@@ -6,9 +6,11 @@ A server here is a thread that does to each connection what the test says.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
@@ -109,6 +111,18 @@ class Face:
             response = self.loop.run_until_complete(self.transport.handle_async_request(request))
         return response
 
+    def rush(self, port: int, count: int) -> None:
+        """So many requests at a time."""
+        if self.kind == "blocking":
+            with ThreadPoolExecutor(count) as pool:
+                list(pool.map(lambda _: self.ask(port), range(count)))
+            return
+
+        async def all_of_them() -> None:
+            await asyncio.gather(*[self.transport.handle_async_request(asked(port)) for _ in range(count)])
+
+        self.loop.run_until_complete(all_of_them())
+
     def close(self) -> None:
         if self.kind == "blocking":
             self.transport.close()
@@ -191,6 +205,36 @@ def test_a_connection_that_was_idle_for_long_is_not_used(face: Face) -> None:
     for number in (1, 2):
         face.ask(server.port)
         assert server.connections == number
+
+
+def test_connections_that_a_rush_has_left_are_closed_when_they_were_idle_for_long(
+    face: Face, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One with each request that comes later; nobody uses them, so nobody else would find them closed."""
+    now_s = 0.0
+    monkeypatch.setattr("tq.client.transport.monotonic", lambda: now_s)
+    together, ended = threading.Barrier(4), threading.Semaphore(0)
+
+    def serve(connection: socket.socket) -> None:
+        for number in itertools.count():
+            if not request_of(connection):
+                break
+            if not number:
+                together.wait(10)
+            connection.sendall(OK)
+        ended.release()
+
+    server = face.serve(serve, idle_s=60)
+    face.rush(server.port, 4)
+    now_s = 50.0
+    face.ask(server.port)
+    assert not ended.acquire(blocking=False)
+    now_s = 100.0
+    for _ in range(5):
+        face.ask(server.port)
+    assert all(ended.acquire(timeout=10) for _ in range(3))
+    assert server.connections == 4
+    assert len(face.transport._stack._idle) == 1
 
 
 # --- what goes wrong -------------------------------------------------------------
@@ -320,7 +364,7 @@ def test_of_a_request_that_was_cancelled_nothing_is_used_again(face: Face) -> No
     """Neither its connection, nor what httpx knows of that: whatever it leaves, and however it was ended."""
     server = face.serve(answering(OK))
     face.ask(server.port)
-    (connection,) = face.transport._stack._idle
+    connection = face.transport._stack._idle[0][0]
 
     def interrupt(event: str, info: dict[str, Any]) -> None:
         if event == "http11.receive_response_body.complete":  # all is read, and it could be used again
@@ -331,7 +375,7 @@ def test_of_a_request_that_was_cancelled_nothing_is_used_again(face: Face) -> No
 
     with pytest.raises(KeyboardInterrupt):
         face.ask(server.port, trace=interrupt if face.kind == "blocking" else async_interrupt)
-    assert face.transport._stack._idle == []
+    assert not face.transport._stack._idle
     assert connection._pool.connections == []
     assert face.ask(server.port).content == b"ok"
     assert server.connections == 2

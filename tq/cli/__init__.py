@@ -1,6 +1,14 @@
-"""The command line. Each module here has the commands of one kind; this one has the list of them.
+"""The command line: the list of the commands, and in which module each is.
 
-A module is imported when a command of it is run, so that none waits for what only others need.
+A module is imported when a command of it is run, so that none waits for what only others need. What commands are made
+of has modules of its own:
+
+    output               text, tables and JSON on stdout, and how a command fails
+    remote               the server that a command speaks to; beside `data`, which works on a directory
+    showing              messages as they are printed: for `receive` and `peek`
+    leasing, executing   messages that are leased while somebody works on them, and `--exec`: for `receive`
+    envelopes, lines, streaming    contents as they come, many in batches, each sent once: for `send`
+    load                 the requests of `bench`
 """
 
 from __future__ import annotations

@@ -1,6 +1,16 @@
 """The Python client: `Client` blocks, `AsyncClient` is for asyncio, and both have the same methods.
 
-They are known as `tq.Client` and so on, which imports this package when it is asked for.
+They are known as `tq.Client` and so on, which imports this package when it is asked for. From the bottom up:
+
+    errors, messages              what is raised, and what is received
+    calls                         requests as data, and methods as programs of them
+    sending, settling, transacting, methods    those programs: each method once, for both clients
+    retrying                      what a failed try means, and whether there is another
+    connecting, transport         where requests go, and the connections on which they do
+    leases                        what a consumer holds, and what it has to tell the server
+    threads, tasks                who does so for it: threads, or tasks of asyncio
+    tracing                       spans, where OpenTelemetry is installed
+    sync, aio                     the two clients
 """
 
 from __future__ import annotations

@@ -10,6 +10,9 @@ from __future__ import annotations
 import asyncio
 import ssl
 import threading
+from collections import deque
+from contextlib import suppress
+from time import monotonic
 from typing import Any, Generic, TypeVar
 
 import httpx
@@ -30,37 +33,47 @@ def _plain(response: httpx.Response) -> httpx.Response:
 
 
 class _Stack(Generic[T]):
-    """What is idle. Threads may share it, because each step of it is one of the interpreter's."""
+    """What is idle, since when: the last at the end. Threads may share it, as each step is one of the interpreter's."""
 
-    def __init__(self) -> None:
-        self._idle: list[T] = []
+    def __init__(self, idle_s: float) -> None:
+        self._idle: deque[tuple[T, float]] = deque()
+        self._idle_s = idle_s
         self.is_closed = False
 
     def take(self) -> T | None:
         if self.is_closed:
             raise RuntimeError("The client is closed.")
         try:
-            return self._idle.pop()
+            return self._idle.pop()[0]
         except IndexError:
             return None
 
     def give_back(self, one: T) -> list[T]:
-        """Those that are to be closed: none, or all when the client was closed meanwhile."""
-        self._idle.append(one)
-        return self.close() if self.is_closed else []
+        """Those that are to be closed: one that was idle for too long, or all when the client was closed meanwhile."""
+        now_s = monotonic()
+        self._idle.append((one, now_s))
+        if self.is_closed:
+            return self.close()
+        try:
+            return [self._idle.popleft()[0]] if self._idle[0][1] < now_s - self._idle_s else []
+        except IndexError:
+            return []  # another thread has taken it
 
     def close(self) -> list[T]:
         self.is_closed = True
-        closing, self._idle = self._idle, []
+        closing: list[T] = []
+        with suppress(IndexError):
+            while True:  # another thread may give one back meanwhile, and then look whether this is closed
+                closing.append(self._idle.pop()[0])
         return closing
 
 
 class Transport(httpx.BaseTransport):
-    """At most `most` connections at a time; one that was idle for `idle_s` is not used again. Threads may share it."""
+    """At most `most` connections at a time; one that was idle for `idle_s` is closed. Threads may share it."""
 
     def __init__(self, most: int, idle_s: float, tls: ssl.SSLContext | None) -> None:
         self._options = _options(idle_s, tls)
-        self._stack: _Stack[httpx.HTTPTransport] = _Stack()
+        self._stack: _Stack[httpx.HTTPTransport] = _Stack(idle_s)
         self._room = threading.BoundedSemaphore(most)
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
@@ -88,7 +101,7 @@ class AsyncTransport(httpx.AsyncBaseTransport):
 
     def __init__(self, most: int, idle_s: float, tls: ssl.SSLContext | None) -> None:
         self._options = _options(idle_s, tls)
-        self._stack: _Stack[httpx.AsyncHTTPTransport] = _Stack()
+        self._stack: _Stack[httpx.AsyncHTTPTransport] = _Stack(idle_s)
         self._room = asyncio.BoundedSemaphore(most)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
