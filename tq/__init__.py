@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tq import errors as errors
     from tq.client import AsyncClient as AsyncClient
+    from tq.client import AsyncMessages as AsyncMessages
     from tq.client import Client as Client
     from tq.client import Envelope as Envelope
     from tq.client import Message as Message
+    from tq.client import Messages as Messages
     from tq.client import NoAnswer as NoAnswer
     from tq.client import OutcomeUnknown as OutcomeUnknown
     from tq.client import Sent as Sent
@@ -26,9 +28,11 @@ __version__ = "0.1.0"
 
 _OF_CLIENT = (
     "AsyncClient",
+    "AsyncMessages",
     "Client",
     "Envelope",
     "Message",
+    "Messages",
     "NoAnswer",
     "OutcomeUnknown",
     "Sent",

@@ -15,12 +15,16 @@ from tq.client.errors import NoAnswer, OutcomeUnknown, UnknownError, Unreachable
 from tq.client.messages import Message, Move, Page, Queue, Sent, SentBatch, Status
 from tq.client.sending import Envelope
 from tq.client.sync import Client
+from tq.client.tasks import AsyncMessages
+from tq.client.threads import Messages
 
 __all__ = [
     "AsyncClient",
+    "AsyncMessages",
     "Client",
     "Envelope",
     "Message",
+    "Messages",
     "Move",
     "NoAnswer",
     "OutcomeUnknown",
