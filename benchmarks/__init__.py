@@ -17,5 +17,6 @@ machine     what it ran on
 report      the tables
 chart       a run of `peers` as a picture
 
-By themselves: `scale` (many messages, many who wait), `profile` (where the time goes) and `own` (the program alone).
+By themselves: `scale` (many messages, many who wait), `profile` (where the time goes), `own` (the program alone) and
+`watched` (metrics and the access log).
 """

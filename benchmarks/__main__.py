@@ -64,6 +64,7 @@ def main(
     hidden   receive from a queue full of messages that are delayed, in flight or blocked
     storm    what others feel when all leases, delays or lifetimes of a long queue end at once
     sqs      the same work over SQS and over tq's own API
+    client   the Python client next to the raw loader
     peers    tq next to other queues that are durable, as far as they are installed
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that servers are ended

@@ -43,6 +43,7 @@ class HttpRequest(Struct, frozen=True):
     body: str = ""
     content_type: str = "application/json"
     headers: tuple[tuple[str, str], ...] = ()
+    pipelined: int = 1  # so many are sent before the answer to the first is waited for, by wrk alone
 
     def as_bytes(self) -> bytes:
         url = urlsplit(self.url)
@@ -122,6 +123,9 @@ def lua_script(request: HttpRequest) -> str:
     lines += [f'wrk.headers["{name}"] = "{value}"' for name, value in request.headers]
     if request.body:
         lines += [f"wrk.body = [==[{request.body}]==]", f'wrk.headers["Content-Type"] = "{request.content_type}"']
+    if request.pipelined > 1:
+        lines.append(f"init = function() row = string.rep(wrk.format(), {request.pipelined}) end")
+        lines.append("request = function() return row end")
     return "\n".join(lines) + "\n"
 
 

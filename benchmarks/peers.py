@@ -142,7 +142,8 @@ def compare_peers(plan: Plan, loader: Loader, directory: Path, step: Step) -> Pe
                 for name in systems:
                     with step(f"{name}, {describe(cell)}"):
                         if name in running:
-                            settle()
+                            if plan.warm_up_s:  # else it is a quick run, whose figures mean nothing
+                                settle()
                             rate = _rate(name, cell, runs) if cell.is_open else None
                             runs[name, cell].append(running[name].measure(cell, plan.duration_s, rate))
     durability = {row.name: row.durability for row in PEERS}

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import msgspec
 from msgspec import Struct
 
+from benchmarks.client import RAW, ClientFigures
 from benchmarks.hidden import HiddenFigures
 from benchmarks.machine import Disturbance, Header
 from benchmarks.measure import BacklogFigures, Figures, Plan, Speed, Spread
@@ -44,6 +45,7 @@ def as_text(report: Report) -> str:
         *([_hidden(results.hidden)] if results.hidden else []),
         *([_storm(results.storm)] if results.storm else []),
         *([_sqs(results.sqs)] if results.sqs else []),
+        *([_client(results.client)] if results.client else []),
         *([_peers(results.peers), _peer_ratios(results.peers), results.peers.absent] if results.peers else []),
     ]
     syncs = f", {_text(results.systems.syncs_per_s, 0)} fdatasyncs/s of 4 KiB" if results.systems else ""
@@ -119,6 +121,13 @@ def _storm(figures: Sequence[StormFigures]) -> list[str]:
 def _sqs(figures: Sequence[SqsFigures]) -> list[str]:
     rows = [[one.cell, one.api, *_speed(one.speed), _ratio(one.ratio)] for one in figures]
     return _table(["", "API", *SPEED_COLUMNS, "to tq's own API >"], rows)
+
+
+def _client(figures: Sequence[ClientFigures]) -> list[str]:
+    rows = [
+        [one.cell, one.who, _text(one.messages_per_s, 0), _text(one.cores, 2), _ratio(one.ratio)] for one in figures
+    ]
+    return _table(["", "by", "messages/s >", "its cores >", f"to the {RAW} >"], rows)
 
 
 def _peers(found: PeerResults) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from benchmarks.client import ClientFigures, client_steps, compare_client
 from benchmarks.hidden import HiddenFigures, compare_hidden, hidden_steps
 from benchmarks.load import Loader
 from benchmarks.measure import (
@@ -34,6 +35,7 @@ class Results(Struct, frozen=True):
     storm: list[StormFigures] | None = None
     peers: PeerResults | None = None
     sqs: list[SqsFigures] | None = None
+    client: list[ClientFigures] | None = None
 
 
 class Scenario(Struct, frozen=True):
@@ -50,6 +52,7 @@ SCENARIOS = {
     "storm": Scenario(weather_storms, storm_steps),
     "peers": Scenario(compare_peers, peer_steps),
     "sqs": Scenario(compare_sqs, sqs_steps),
+    "client": Scenario(compare_client, client_steps),
 }
 DEFAULT = ("systems", "backlog")  # four minutes; the others take five to ten each
 

@@ -81,9 +81,9 @@ class Process:
 class ServerProcess(Process):
     """`python -m <module> <arguments>`, a server of this project, which prints its address."""
 
-    def __init__(self, directory: Path, module: str, *arguments: str) -> None:
-        """Raises Failed when it prints no address."""
-        super().__init__(directory, [sys.executable, "-m", module, *arguments], {}, ROOT, subprocess.PIPE)
+    def __init__(self, directory: Path, module: str, *arguments: str, root: Path = ROOT) -> None:
+        """`root` is where the module is. Raises Failed when it prints no address."""
+        super().__init__(directory, [sys.executable, "-m", module, *arguments], {}, root, subprocess.PIPE)
         try:
             self.port = self._read_port()
         except BaseException:

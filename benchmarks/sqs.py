@@ -105,7 +105,7 @@ def _measure(tq: Tq, cell: str, api: str, connections: int, duration_s: float) -
         counter = "sent" if cell.startswith("send") else "received"
         before = client.json("GET", f"/queues/{queue}")["totals"][counter]
         if cell in ROUNDS:
-            steps = [_exchange(requests[name], RECEIPTS.get(name, 0)) for name in ROUNDS[cell]]
+            steps = [with_receipts(requests[name], RECEIPTS.get(name, 0)) for name in ROUNDS[cell]]
             return run_raw(Work(tq.port, "HTTP", steps, connections, duration_s))
         sample = tq.setup.loader.run(requests[cell], connections, duration_s)
         done = client.json("GET", f"/queues/{queue}")["totals"][counter] - before
@@ -154,7 +154,7 @@ def sdk_requests(host: str, queue: str, content_bytes: int) -> dict[str, HttpReq
     }
 
 
-def _exchange(request: HttpRequest, receipts: int) -> Exchange:
+def with_receipts(request: HttpRequest, receipts: int) -> Exchange:
     """The request with what its answer begins with, and so many receipts in it."""
     longer = (RECEIPT_BYTES - len(TOKEN)) * request.body.count(TOKEN.decode())
     padded = replace(request, body=request.body + " " * longer).as_bytes()

@@ -193,6 +193,7 @@ queries = st.one_of(
     st.builds(model.ListMoves, st.none() | any_name),
     st.builds(model.ListSources, any_name, st.just("") | names, limits, limits | st.just(model.MAX_QUEUES)),
     st.builds(model.GetTotals, st.just("") | names, limits | st.just(model.MAX_QUEUES)),
+    st.builds(model.GetFigures, st.just("") | names, limits | st.just(model.MAX_QUEUES)),
     st.just(model.GetClock()),
     st.just(model.GetLoaded("dump")),
 )

@@ -57,16 +57,18 @@ class Server:
         data_dir: Path | str,
         *flags: str,
         wrapper: tuple[str, ...] = (),
+        program: tuple[str | Path, ...] = (sys.executable, "-m", "tq"),
+        cwd: Path = ROOT,
         env: dict[str, str] | None = None,
         stderr: int = subprocess.PIPE,
     ) -> None:
         self.data_dir = data_dir
-        command = [*wrapper, sys.executable, "-m", "tq", "serve", "--port", "0"]
+        command = [*wrapper, *program, "serve", "--port", "0"]
         self.process = subprocess.Popen(
             [*command, "--data-dir", str(data_dir), *flags],
             stdout=subprocess.PIPE,
             stderr=stderr,
-            cwd=ROOT,
+            cwd=cwd,
             env={"TQ_ALLOWED_HOST": HOSTS, **os.environ, **(env or {})},
         )
         self.banner = self._read_banner()
@@ -115,6 +117,16 @@ class Server:
         """What it wrote on stderr; only after it ended."""
         assert self.process.stderr is not None
         return self.process.stderr.read().decode()
+
+    def line(self) -> str:
+        """The next line that it writes on stderr, but for those that tell of its start."""
+        assert self.process.stderr is not None
+        lines = iter(self.process.stderr.readline, b"")
+        return next(line.decode() for line in lines if b" INFO tq.cli: started" not in line)
+
+    def complaints(self) -> str:
+        """Of that, all but what it only tells."""
+        return "".join(line for line in self.errors().splitlines(keepends=True) if " INFO tq." not in line)
 
     def request(
         self,

@@ -210,6 +210,16 @@ class Oracle(Loading):
         counts = {state: sum(len(self.queues[name].of(state)) for name in page) for state in model.STATES}
         return model.Totals(len(page), model.Counts(**counts), page[-1] if page != names else "")
 
+    def _get_figures(self, query: model.GetFigures) -> model.FiguresPage:
+        names = [name for name in sorted(self.queues) if name > query.after]
+        page = names[: query.looked]
+        infos = [self._get_queue(model.GetQueue(name)) for name in page]
+        figures = [
+            model.Figures(i.name, i.created_at_ms, i.messages, i.bytes, i.oldest_message_age_ms, i.counters)
+            for i in infos
+        ]
+        return model.FiguresPage(tuple(figures), page[-1] if page != names else "")
+
     def _get_clock(self, _: model.GetClock) -> model.Clock:
         return model.Clock(self._latest_ms, self._offset_ms, self._boot)
 

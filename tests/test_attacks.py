@@ -29,7 +29,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         assert running.request("PUT", "/queues/q", {}).status == 201
         yield running
         assert running.stop() == 0
-        assert running.errors() == ""
+        assert running.complaints() == ""
     assert findings(data_dir) == []
 
 

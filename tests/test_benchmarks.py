@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from xml.etree import ElementTree
 import pytest
 from click.testing import CliRunner
 
-from benchmarks import adapters
+from benchmarks import adapters, machine
 from benchmarks.adapters import PEERS, Absent, Cell, Redis, start_redis
 from benchmarks.hidden import HIDINGS, ROUNDS
 from benchmarks.load import Failed, HttpRequest, OwnLoader, Sample, lua_script, parse_wrk, run_raw
@@ -114,7 +115,7 @@ def test_a_quick_run(loader: str, tmp_path: Path) -> None:
         pytest.skip("wrk is not installed (apt install wrk)")
     made = tmp_path / "made"
     made.mkdir()
-    others = SCENARIOS.keys() - DEFAULT - {"peers"} if loader == "own" else ()  # which use no wrk
+    others = SCENARIOS.keys() - DEFAULT - {"peers", "client"} if loader == "own" else ()  # which use no wrk
     command = [*RUN, *DEFAULT, *others, "--loader", loader, "--dir", str(made), "--json", str(tmp_path / "found.json")]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=RUN_SECONDS, check=False)
     assert ran.returncode == 0, ran.stderr
@@ -188,6 +189,20 @@ def peers(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     assert [path for path in Path("/proc").glob("[0-9]*") if belongs_to(path, str(made), str(found))] == []
     assert "to that of" in ran.stdout
     return found, ran.stderr
+
+
+def test_what_was_loaded_before_comes_to_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or is waited for no longer than is said, on a machine that is never quiet."""
+    monkeypatch.setattr(machine, "LOOK_SECONDS", 0.01)
+    looks = iter([(1.0, 0.0, 0.0), (2.0, 0.0, 0.0), (3.0, 0.0, 0.0), (3.0, 0.0, 0.0)])
+    monkeypatch.setattr(machine, "_cpu_seconds", lambda: next(looks))
+    machine.settle()
+    assert list(looks) == []
+    monkeypatch.setattr(machine, "SETTLE_SECONDS", 0.1)
+    monkeypatch.setattr(machine, "_cpu_seconds", lambda: (time.monotonic(), 0.0, 0.0))
+    began_s = time.monotonic()
+    machine.settle()
+    assert time.monotonic() - began_s >= 0.1
 
 
 def belongs_to(process: Path, *marks: str) -> bool:

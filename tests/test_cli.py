@@ -261,7 +261,7 @@ def test_a_stop_finishes_what_is_in_hand(start: Callable[..., Server], signum: s
         connection.sendall(body[500:])
         assert connection.recv(1000).startswith(b"HTTP/1.1 201")
     assert server.process.wait(START_SECONDS) == 0
-    assert server.errors() == ""
+    assert server.complaints() == ""
     again = start()
     assert len(again.request("GET", "/queues/q/messages").json["content"]) == 1000
 
@@ -355,7 +355,7 @@ def test_a_stop_under_load_answers_all_that_it_takes(start: Callable[..., Server
     assert server.stop() == 0
     for consumer in consumers:
         consumer.join()
-    assert server.errors() == ""
+    assert server.complaints() == ""
     again = start()
     assert again.request("GET", "/queues/q").json["totals"]["received"] == len(taken) == len(set(taken))
 

@@ -41,6 +41,7 @@ ARGUMENTS: dict[str, Any] = {
 }
 NOT_USED = {
     ("GET", "/queues/{queue}/messages"),  # the POST is the same, and nothing between fetches it ahead
+    ("GET", "/queues/{queue}/history"),  # what the dashboard draws
     ("GET", "/openapi.json"),  # for who has no client
 }
 

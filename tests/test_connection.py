@@ -34,6 +34,7 @@ from tq.web.exchange import problem
 from tq.web.parser import Head, KnownHeads, RequestParser
 from tq.web.server import Application as TqApplication
 from tq.web.server import Server as HttpServer
+from tq.web.stream import Stream
 from tq.web.traffic import Limits, Traffic
 
 ONE = b'{"content":1}'
@@ -399,7 +400,7 @@ LIMITS = Limits(
 )
 
 
-def refusal(error: TqError) -> tuple[bytes, bytes]:
+def refusal(_: Stream, error: TqError) -> tuple[bytes, bytes]:
     response = problem(error)
     return b"HTTP/1.1 %d X\r\nContent-Length: %d\r\n" % (response.status, len(response.body)), response.body
 

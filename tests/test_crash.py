@@ -131,7 +131,7 @@ def stop_gently(server: Server, chance: random.Random, _: Sequence[Client]) -> t
         server.process.send_signal(again)
         time.sleep(0.001)
     assert server.process.wait(START_SECONDS) == 0
-    assert server.errors() == ""
+    assert server.complaints() == ""
     return sent, monotonic_ns()
 
 
@@ -177,7 +177,7 @@ def suffer(data_dir: Path | str, rounds: int, seed: int, most_rounds: int, fell:
                     ended = {queue: leasing.counters(server, queue) for queue in leasing.QUEUES}
                     totals = ending.take_rest(server, seed, place, acts)
                     assert server.stop() == 0
-                    assert server.errors() == ""
+                    assert server.complaints() == ""
             if isinstance(data_dir, Path):
                 wrong += [f"after round {number}: {sentence}" for sentence in findings(data_dir)]
     finally:
@@ -283,7 +283,7 @@ def test_signals_until_it_is_gone_do_not_change_the_exit_code(start: Callable[..
         server.process.send_signal(signum)
         time.sleep(0.0005)
     assert server.process.returncode == 0
-    assert server.errors() == ""
+    assert server.complaints() == ""
 
 
 @pytest.mark.slow

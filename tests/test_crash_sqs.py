@@ -55,7 +55,7 @@ def suffer(data_dir: Path | str, rounds: int, seed: int, queues: tuple[str, str]
                         for queue, counter in zip(queues, ("dead_lettered", "redriven"), strict=True)
                     )
                     assert server.stop() == 0
-                    assert server.errors() == ""
+                    assert server.complaints() == ""
             if isinstance(data_dir, Path):
                 story.in_store += [f"after round {number}: {sentence}" for sentence in findings(data_dir)]
     finally:

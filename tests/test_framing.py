@@ -165,7 +165,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
             assert running.request("POST", "/queues", {"name": name}).status == 201
         yield running
         assert running.stop() == 0
-        assert running.errors() == ""
+        assert running.complaints() == ""
     assert findings(data_dir) == []
 
 

@@ -198,7 +198,7 @@ def test_a_damaged_queue_record_fails_its_own_queue_alone(engine: Store) -> None
     run(engine, put(keys.QUEUES, b"q", before))
 
 
-@pytest.mark.parametrize("query", [model.ListQueues(), model.GetTotals()])
+@pytest.mark.parametrize("query", [model.ListQueues(), model.GetTotals(), model.GetFigures()])
 def test_a_damaged_queue_record_does_not_hide_the_other_queues(engine: Store, query: model.Query) -> None:
     fill(engine, b"one")
     fill(engine, b"two", queue="other")

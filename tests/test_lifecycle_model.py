@@ -349,6 +349,7 @@ def answer(tx: Any, query: model.Query, now_ms: int) -> Any:
 def see(ask: Any, now_ms: int) -> list[Any]:
     """All that a client could find out by asking."""
     seen = [ask(model.GetTotals(), now_ms), ask(model.GetClock(), now_ms), ask(model.ListQueues(), now_ms)]
+    seen.append(ask(model.GetFigures(), now_ms))
     seen.append(ask(model.ListMoves(), now_ms))
     for queue in seen[2].queues:
         seen.append(ask(model.ListMoves(queue.name), now_ms))
@@ -392,7 +393,7 @@ def test_both_engines_do_as_the_model_does_at_length() -> None:
 
 def test_lifecycle_knows_every_command_and_query() -> None:
     """So that the one above misses none."""
-    by_the_broker = {model.GetStatus, model.GetHealth}
+    by_the_broker = {model.GetStatus, model.GetHealth, model.GetHistory, model.ListHistory}
     known = {found for found in vars(model).values() if isinstance(found, type)}
     assert lifecycle._APPLY.keys() == {each for each in known if issubclass(each, model.Command)} - {model.Command}
     queries = {each for each in known if issubclass(each, model.Query)} - {model.Query}

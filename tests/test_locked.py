@@ -53,6 +53,9 @@ ROUTE_CASES: dict[tuple[str, str], tuple[Any, set[str]]] = {
     ("POST", "/receive"): ({"queues": ["orders"]}, {"receive"}),
     ("POST", "/transactions"): ({"send": [{"queue": "orders", "content": 1}]}, {"send"}),
     ("GET", "/queues/{queue}/peek"): (None, {"observe"}),
+    ("GET", "/queues/{queue}/history"): (None, {"observe"}),
+    ("GET", "/history"): (None, set()),
+    ("GET", "/metrics"): (None, set()),
     ("GET", "/status"): (None, set()),
 }
 OPEN = {("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/openapi.json")}

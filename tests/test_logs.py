@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import logging
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -12,13 +14,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
 from tests.guarded import create
 from tests.harness import ROOT, START_SECONDS, Server, open_store
-from tq.logs import FLUSH_S, MAX_ALIKE, MAX_LINES, StderrHandler
+from tq.logs import FLUSH_S, MAX_ALIKE, MAX_LINES, JsonFormatter, StderrHandler, timestamp
 
 Log = tuple[logging.Logger, StderrHandler, int]
 
@@ -82,7 +85,7 @@ def test_lines_that_are_alike_are_written_some_times_a_second(log: Log) -> None:
     failed = [line for line in lines if ": failed " in line]
     assert MAX_ALIKE <= len(failed) <= MAX_ALIKE * seconds
     assert any(line.endswith(": another") for line in lines)
-    left_out = [int(line.split()[0].replace(",", "")) for line in lines if "left out" in line]
+    left_out = [int(found[1]) for line in lines if (found := re.search(r"(\d+) more lines like these were left", line))]
     assert sum(left_out) == 1_000 - len(failed)
 
 
@@ -103,7 +106,7 @@ def test_a_pipe_that_nobody_reads_holds_up_nobody(log: Log, flags: int) -> None:
     while b"left out" not in read:
         read += os.read(reading, 1 << 20)
     assert b": line 0\n" in read
-    assert f"{MAX_LINES * 2 - read.count(b': line ')} more lines" in read.decode().replace(",", "")
+    assert f"{MAX_LINES * 2 - read.count(b': line ')} more lines" in read.decode()
 
 
 def test_a_server_whose_stderr_is_blocked_goes_on(tmp_path: Path, start: Callable[..., Server]) -> None:
@@ -164,4 +167,48 @@ def test_a_server_whose_stdout_takes_nothing_serves(tmp_path: Path) -> None:
         assert b"stdout takes nothing (No space left on device): tq " in process.stderr.readline()
         process.send_signal(signal.SIGTERM)
         assert process.wait(START_SECONDS) == 0
-        assert process.stderr.read() == b""
+        assert all(b" INFO tq.cli: " in line for line in process.stderr)
+
+
+# --- as JSON, and what is written in one line ------------------------------------------------
+
+
+def test_an_event_is_one_object_with_its_traceback(log: Log) -> None:
+    logger, handler, reading = log
+    handler.setFormatter(JsonFormatter())
+    logger.warning("%(number)d is %(name)s", {"event": "counted", "number": 1, "name": "o\nne", "time": "mine"})
+    try:
+        raise ValueError("two\nlines \ud800")
+    except ValueError:
+        logger.exception("failed at %s", "a\nb")
+    for number in range(MAX_ALIKE + 5):
+        logger.error("again %d", number)
+    handler.close()
+    first, second, *alike, last = [json.loads(line) for line in lines_of(reading)]
+    assert first.items() >= {"event": "counted", "number": 1, "name": "o\nne", "message": "1 is o\nne"}.items()
+    assert (first["level"], first["logger"]) == ("warning", "tq.test")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", first["time"])
+    assert second["message"] == "failed at a\nb"
+    assert second["traceback"].startswith("Traceback")
+    assert second["traceback"].endswith("two\nlines \ud800")
+    assert {each["message"] for each in alike} <= {f"again {number}" for number in range(MAX_ALIKE + 5)}
+    assert (last["event"], last["lines"]) == ("lines_left_out", MAX_ALIKE + 5 - len(alike))
+
+
+def test_nobody_can_forge_a_line_or_move_the_cursor(log: Log) -> None:
+    logger, handler, reading = log
+    logger.error("who wrote %s", "this?\n2026-01-01 ERROR\r\x1b[2J\x85\u2028\x00")
+    try:
+        raise ValueError("\x1b[2J")
+    except ValueError:
+        logger.exception("failed")
+    handler.close()
+    first, *rest = lines_of(reading)
+    assert first.endswith("ERROR tq.test: who wrote this?\\n2026-01-01 ERROR\\r\\x1b[2J\\x85\\u2028\\x00")
+    assert rest[-1] == "ValueError: \\x1b[2J"
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1.0009, 1_750_000_000.123, 1_999_999_999.9999])
+def test_times_are_utc_with_milliseconds(seconds: float) -> None:
+    assert datetime.fromisoformat(timestamp(seconds)).timestamp() == pytest.approx(seconds, abs=0.001)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", timestamp(seconds))

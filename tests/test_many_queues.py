@@ -15,9 +15,10 @@ import pytest
 from tests.harness import Server, open_store, p99_s
 from tests.wire import ask
 from tq import model
-from tq.broker import LOOKED_QUEUES, Broker
+from tq.broker import Broker
 from tq.errors import QueueNotFound
 from tq.settings import Settings
+from tq.survey import LOOKED_QUEUES, SAMPLED_QUEUES
 from tq.web.sqs import TARGET
 
 NAMES = [f"q{number:05}" for number in range(model.MAX_QUEUES)]
@@ -71,6 +72,35 @@ def test_a_look_at_all_queues_lets_the_loop_turn(data_dir: Path) -> None:
         await broker.close()
 
     asyncio.run(run())
+
+
+def test_the_history_is_sampled_in_short_turns_with_pauses(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_s: list[float] = []
+
+    async def run() -> None:
+        store = open_store(data_dir)
+        broker = Broker(store, Settings())
+        read = store.read
+
+        def timed(look: Any) -> Any:
+            began_s = time.perf_counter()
+            found = read(look)
+            looked_s.append(time.perf_counter() - began_s)
+            return found
+
+        monkeypatch.setattr(store, "read", timed)
+        async with asyncio.timeout(60):
+            while not broker.history.latest:
+                await asyncio.sleep(0.01)
+        assert len(broker.history.latest) == len(NAMES)
+        assert sum(one.messages.ready for one in broker.history.latest.values()) == 10
+        await broker.close()
+
+    asyncio.run(run())
+    assert len(looked_s) >= len(NAMES) // SAMPLED_QUEUES
+    median_ms, most_ms = statistics.median(looked_s) * 1000, max(looked_s) * 1000
+    print(f"{len(looked_s)} turns of {median_ms:.2f} ms, {most_ms:.2f} at most, {sum(looked_s) * 1000:.0f} in all")
+    assert median_ms < 10  # ten times the usual
 
 
 @pytest.mark.slow

@@ -438,7 +438,13 @@ async def test_status(api: Api) -> None:
         "version": __version__,
         "queues": 2,
         "messages": {**NONE, "ready": 3},
-        "storage": {"engine": "memory", "path": "memory:", "file_bytes": 0, "available_bytes": None},
+        "storage": {
+            "engine": "memory",
+            "path": "memory:",
+            "file_bytes": 0,
+            "available_bytes": None,
+            "reserve_bytes": 0,
+        },
     }
 
 

@@ -92,7 +92,7 @@ def start(data_dir: Path) -> list[str]:
         with Server(data_dir) as server:
             assert server.request("GET", "/readyz").status == 200
             assert server.stop() == 0
-            assert server.errors() == ""
+            assert server.complaints() == ""
     except AssertionError as failure:
         return [f"a server: {failure}"]
     return []

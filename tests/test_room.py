@@ -74,6 +74,20 @@ def test_at_the_quota_only_what_grows_is_refused(quota_store: LmdbStore) -> None
     assert received.messages[0].content == acknowledged[0]
 
 
+def test_the_log_says_once_that_there_is_no_room_and_once_that_there_is(
+    quota_store: LmdbStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "tq.store")
+    fill(quota_store)
+    for _ in range(3):
+        assert isinstance(one(quota_store, sends(0, 1)[0]), StorageFull)
+    drain(quota_store)
+    assert isinstance(one(quota_store, sends(0, 1)[0]), model.Sent)
+    told = [record.args for record in caplog.records if isinstance(record.args, dict)]
+    assert [each["event"] for each in told] == ["storage_full", "storage_has_room"]
+    assert told[0]["available_bytes"] < told[0]["reserve_bytes"] < told[1]["available_bytes"]
+
+
 def test_receives_make_room(quota_store: LmdbStore) -> None:
     for _ in range(3):
         acknowledged = fill(quota_store)

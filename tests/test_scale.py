@@ -1,4 +1,4 @@
-"""The benchmarks of scale, of parts and of the program alone, small."""
+"""The benchmarks of scale, of room, of parts and of the program alone, small."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.footprint import SIZES
 from benchmarks.own import OPERATIONS
 from benchmarks.profile import PARTS, shares_of
 from tests.harness import ROOT
 
 
 def test_a_small_run_of_scale(tmp_path: Path) -> None:
-    sizes = ["--messages=3000", "--memory-messages=2000", "--waiters=50", "--sends=20", "--duration=0.3"]
+    sizes = ["--messages=3000", "--memory-messages=2000", "--waiters=50", "--sends=20", "--starts=2", "--duration=0.3"]
     run = subprocess.run(
         [sys.executable, "-m", "benchmarks.scale", f"--dir={tmp_path}", *sizes],
         cwd=ROOT,
@@ -30,6 +31,25 @@ def test_a_small_run_of_scale(tmp_path: Path) -> None:
     assert int(figures["accepted"].replace(",", "")) > 0
     assert int(figures["refused with 503 and Retry-After"].replace(",", "")) > 0
     assert figures["anything else"] == "0"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_small_run_of_footprint(tmp_path: Path) -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "benchmarks.footprint", f"--dir={tmp_path}", "--total-bytes=300000"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    rows = [
+        [int(cell.replace(",", "")) for cell in re.findall(r"[\d,]+", line)] for line in run.stdout.splitlines()[2:]
+    ]
+    assert [row[0] for row in rows] == list(SIZES)
+    for size, plain, with_ttl, with_dedup_id, leased in rows:
+        assert size < plain < with_ttl < with_dedup_id < 4 * size  # a timer and a remembered id take room too
+        assert size < leased < 3 * size
     assert list(tmp_path.iterdir()) == []
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from tq import lifecycle, model
 from tq.errors import Overloaded, TqError
+from tq.metrics import Metrics
 from tq.settings import Settings
 from tq.store.memory import MemoryStore
 from tq.web import sqs
@@ -20,7 +21,7 @@ class Halves:
 
     def __init__(self, **settings: Any) -> None:
         self._store = MemoryStore(lifecycle.apply)
-        self._endpoint = sqs.Endpoint(Settings(**settings))
+        self._endpoint = sqs.Endpoint(Settings(**settings), Metrics())
 
     def begin(self, operation: str, given: dict[str, Any]) -> list[Any]:
         """Its steps and what it asks first."""

@@ -139,8 +139,7 @@ def test_the_file_is_read_again(guarded: Guarded) -> None:
     kept = [each for each in json.loads(guarded.file.read_text()) if each["name"] != "shop"]
     guarded.file.write_text("{")
     guarded.server.process.send_signal(signal.SIGHUP)
-    assert guarded.server.process.stderr
-    assert b"The tokens stay as they were" in guarded.server.process.stderr.readline()
+    assert "The tokens stay as they were" in guarded.server.line()
     assert guarded.ask("GET", "/queues/orders", guarded.shop).status_code == 200  # it could not be read
     guarded.file.write_text(json.dumps(kept))
     guarded.server.process.send_signal(signal.SIGHUP)
@@ -153,7 +152,15 @@ def test_every_command_says_what_it_takes() -> None:
     requests_of = [each for each in vars(model).values() if isinstance(each, type)]
     kinds = {each for each in requests_of if issubclass(each, model.Command | model.Query)}
     own = {model.Command, model.Query, model.Unreceive, model.MoveSome, model.Tick, model.Sweep, model.SetClock}
-    own |= {model.Probe, model.GetHealth, model.GetTotals, model.GetClock, model.Load, model.GetLoaded}
+    own |= {
+        model.Probe,
+        model.GetHealth,
+        model.GetTotals,
+        model.GetFigures,
+        model.GetClock,
+        model.Load,
+        model.GetLoaded,
+    }
     values = {"queue": "q", "name": "q", "queues": ("q",), "to": "q", "receipt": "r", "id": "1", "drafts": ()}
     values |= {"actions": (), "settings": model.QueueSettings(), "sends": (("q", model.Draft(b"")),), "limit": 1}
     for kind in kinds - own:

@@ -10,30 +10,24 @@ import asyncio
 import itertools
 import queue
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import pytest
 
 from tests.harness import wait_until
+from tests.timed import PATIENCE_S, Sized, TimedStore, Wish
 from tq.errors import Overloaded, QueueNotFound, StorageFailed, StorageFull, TqError
 from tq.model import Command, Receive, Tick, Ticked
 from tq.store import Store
 from tq.writer import (
-    IDLE_S,
-    INLINE_BYTES,
     MAX_DUE,
     MAX_GROUP_BYTES,
     MAX_GROUP_COMMANDS,
-    QUICK_COMMITS,
     RETRY_MS,
-    SLOW_S,
     Entry,
     Writer,
 )
-
-PATIENCE_S = 10  # only how long a test that fails takes to say so
 
 
 class HeldStore:
@@ -44,6 +38,7 @@ class HeldStore:
     """
 
     def __init__(self) -> None:
+        self.synced_s = 0.0
         self.groups: list[list[Command]] = []
         self.times_ms: list[int] = []
         self.tick_times_ms: list[int] = []
@@ -66,14 +61,6 @@ class HeldStore:
         self.begun.release()
         assert self.permits.acquire(timeout=PATIENCE_S)
         return [before, *self.answer(inner), behind]
-
-
-class Wish(Entry):
-    """An entry whose result is handed to a function."""
-
-    def __init__(self, command: Command, done: Callable[[Any], None]) -> None:
-        self.command = command
-        self.done = done
 
 
 class Bench:
@@ -175,16 +162,6 @@ def bench(make_bench: Callable[..., Bench]) -> Bench:
 
 def numbered(count: int) -> list[Command]:
     return [Receive((f"q{number}",)) for number in range(count)]
-
-
-class Sized(Command, frozen=True):
-    """A command of a cost of its own choice."""
-
-    cost: int
-
-    @property
-    def cost_bytes(self) -> int:
-        return self.cost
 
 
 def sized(*sizes: int) -> list[Command]:
@@ -417,96 +394,6 @@ def test_closing_an_idle_writer_twice(bench: Bench) -> None:
     bench.close()
     bench.close()
     assert bench.store.groups == []
-
-
-# --- where a group is committed ---------------------------------------------------------
-
-
-class TimedStore:
-    """Takes as long for a commit as it is told, and notes the threads that commit."""
-
-    def __init__(self) -> None:
-        self.took_s = 0.0
-        self.threads: list[str] = []
-
-    def commit(self, commands: list[Command], now_ms: int) -> list[Any]:
-        self.threads.append("loop" if threading.current_thread() is threading.main_thread() else "aside")
-        time.sleep(self.took_s)
-        return [Ticked(None, {}), *commands[1:-1], Ticked(None, {})]
-
-
-async def committed(timed: Writer, command: Command) -> Any:
-    """Submit a command and wait for its result."""
-    future = asyncio.get_running_loop().create_future()
-    timed.submit(Wish(command, future.set_result))
-    return await asyncio.wait_for(future, PATIENCE_S)
-
-
-def test_a_slow_disk_gets_a_thread_until_it_is_quick_again() -> None:
-    async def run() -> list[str]:
-        store = TimedStore()
-        timed = Writer(cast(Store, store), lambda: 0, deliver, max_waiting_commands=9, max_waiting_bytes=9)
-        await committed(timed, Sized(0))
-        store.took_s = SLOW_S * 2
-        for _ in range(3):
-            await committed(timed, Sized(0))
-        store.took_s = 0
-        for _ in range(QUICK_COMMITS + 2):
-            await committed(timed, Sized(0))
-        await timed.close()
-        return store.threads
-
-    assert asyncio.run(run()) == ["aside", "loop"] + ["aside"] * (2 + QUICK_COMMITS) + ["loop"] * 2
-
-
-def test_after_a_pause_the_disk_is_tried_on_the_thread() -> None:
-    async def run() -> list[str]:
-        store = TimedStore()
-        timed = Writer(cast(Store, store), lambda: 0, deliver, max_waiting_commands=9, max_waiting_bytes=9)
-        for _ in range(3):
-            await committed(timed, Sized(0))
-        timed._known_until_s -= IDLE_S
-        for _ in range(3):
-            await committed(timed, Sized(0))
-        await timed.close()
-        return store.threads
-
-    assert asyncio.run(run()) == ["aside", "loop", "loop"] * 2
-
-
-def test_a_large_group_gets_a_thread() -> None:
-    async def run() -> list[str]:
-        store = TimedStore()
-        timed = Writer(cast(Store, store), lambda: 0, deliver, max_waiting_commands=9, max_waiting_bytes=9)
-        for size in (0, INLINE_BYTES - 1, INLINE_BYTES, 0):
-            await committed(timed, Sized(size))
-        await timed.close()
-        return store.threads
-
-    assert asyncio.run(run()) == ["aside", "loop", "aside", "loop"]
-
-
-def test_the_loop_goes_on_while_a_slow_disk_commits() -> None:
-    async def run() -> tuple[float, float]:
-        store = TimedStore()
-        timed = Writer(cast(Store, store), lambda: 0, deliver, max_waiting_commands=9, max_waiting_bytes=9)
-        store.took_s = 0.3
-        await committed(timed, Sized(0))
-        began_s = time.monotonic()
-        slow = asyncio.ensure_future(committed(timed, Sized(0)))
-        await asyncio.sleep(0.001)
-        turned_s = time.monotonic() - began_s
-        await slow
-        await timed.close()
-        return turned_s, time.monotonic() - began_s
-
-    turned_s, took_s = asyncio.run(run())
-    assert turned_s < 0.15 < 0.3 <= took_s
-
-
-def deliver(entries: Sequence[Entry], results: Sequence[Any], ticked: Any) -> None:
-    for entry, result in zip(entries, results, strict=True):
-        entry.done(result)
 
 
 # --- failure ---------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 """The imperative shell around `lifecycle`: the clock, the writer, and those who wait for a message.
 
 It lives on the event loop. Queries are answered at once from a snapshot, but for those that look at all queues, which
-take a turn of the loop for each part of them; commands go to the writer, whose results come back to the loop once for
-each group. Protocols translate to `submit` and from its result, and know nothing else.
+take a turn of the loop for each part of them (`tq.survey`); commands go to the writer, whose results come back to the
+loop once for each group. Protocols translate to `submit` and from its result, and know nothing else.
 
 *Waiters.* A receive that finds nothing and may wait is kept here with a deadline, and polls nothing. Each group of
 commands ends with a `Tick` that says how many messages became ready and where; as many of the oldest waiters go to
@@ -34,14 +34,16 @@ from msgspec.structs import astuple, replace
 from tq import __version__, lifecycle, model
 from tq.clock import TimerClock
 from tq.errors import InternalError, NotFound, Overloaded, StorageFailed, StorageFull, TqError
+from tq.history import History
+from tq.metrics import QUERY, Metrics
 from tq.settings import Settings
 from tq.store import Store
+from tq.survey import LOOKED_QUEUES, Look, Sampler, look_in_parts
 from tq.waiters import Waiter, Waiters
 from tq.writer import Entry, Writer
 
 SWEEP_RECORDS = 1_000  # reclaimed in one commit, about a millisecond of work
 REDRIVE_MESSAGES = 500  # moved in one commit
-LOOKED_QUEUES = 250  # in one turn of the loop by what looks at all of them, a millisecond of work
 RETRY_S = 1.0  # after which work of the broker's own is tried again when the writer was overloaded
 CLOCK_CHECK_S = 1.0  # how often the wall clock is looked at
 
@@ -78,16 +80,6 @@ class Ticket(Entry):
             self._broker.cancelled(self)
 
 
-class Look:
-    """One query that takes several turns of the loop. `cancel` it when nobody wants the answer any more."""
-
-    is_over = False
-    has_waited = False
-
-    def cancel(self) -> None:
-        self.is_over = True
-
-
 class Broker:
     """Serves one store on the running event loop."""
 
@@ -100,6 +92,9 @@ class Broker:
         self._waiting = 0  # in line, or woken and on their way
         self._first_to_wait = 0  # of those numbers
         self._waiters = Waiters()
+        self.metrics = Metrics()
+        self.metrics.gauges["waiters"] = lambda: self._waiting
+        self.metrics.gauges["waiters_max"] = lambda: self._max_waiters
         self._is_sweeping = False
         self._is_closing = False
         self.failed = asyncio.Event()
@@ -112,11 +107,14 @@ class Broker:
             self._deliver,
             max_waiting_commands=settings.max_waiting_commands,
             max_waiting_bytes=settings.max_waiting_bytes,
+            metrics=self.metrics,
         )
         if self._clock.offset_ms != stored.offset_ms:
             self._set_clock()
         self._loop.call_soon(self._store_clock)  # behind what was due meanwhile
         self._clock_timer = self._loop.call_later(CLOCK_CHECK_S, self._check_clock)
+        self.history = History()
+        self._sampler = Sampler(self._look, self.history, self._clock.now_ms)
         self._sweep()
         for task in store.read(lambda tx: lifecycle.answer(tx, model.ListMoves(), 0)):
             self._move_on(task)
@@ -139,9 +137,14 @@ class Broker:
                 ticket.number = next(self._numbers)
             return self._try(ticket)
         if isinstance(request, model.Query):
-            if type(request) is model.GetStatus or type(request) is model.ListSources:
-                return self._look_in_parts(request, done)
-            done(self._look(request))
+            if type(request) is model.GetStatus:
+                return self._count(done)
+            if type(request) is model.ListSources:
+                return self._list_sources(request, done)
+            began_s = time.perf_counter()
+            found = self._look(request)
+            self.metrics.seconds[QUERY].add(time.perf_counter() - began_s)
+            done(found)
             return None
         if type(request) is model.Redrive:
             return self._submit_redrive(request, done)
@@ -177,6 +180,7 @@ class Broker:
         """Commit what waits, deliver its results and close the store."""
         self.stop_waiting()
         self._clock_timer.cancel()
+        self._sampler.stop()
         await self._writer.close()
         self._store.close()
 
@@ -233,7 +237,8 @@ class Broker:
     def _take(self, ticket: Ticket, received: model.Received) -> bool:
         """What a receive got; False when it goes on waiting."""
         for message_id in received.quarantined:
-            log.error("queue %s: message %d is damaged and was set aside", received.queue, message_id)
+            told = {"event": "quarantined", "queue": received.queue, "id": message_id}
+            log.error("queue %(queue)s: message %(id)d is damaged and was set aside", told)
         if ticket.is_cancelled:
             self.give_back(received)
         elif not received.messages:
@@ -267,6 +272,15 @@ class Broker:
     def _look(self, query: model.Query) -> Any:
         if isinstance(query, model.GetHealth):
             return self._writer.failure
+        if isinstance(query, model.GetMetrics):
+            return self._found(lambda: (self.metrics, self._store.info(), self.history.latest))
+        if isinstance(query, model.ListHistory):
+            return self.history.recent(query.prefix, query.limit, self._clock.now_ms())
+        if isinstance(query, model.GetHistory):
+            info = self._look(model.GetQueue(query.queue))
+            if not isinstance(info, model.QueueInfo):
+                return info
+            return self.history.of(info.name, info.created_at_ms, self._clock.now_ms())
         return self._found(lambda: self._store.read(lambda tx: lifecycle.answer(tx, query, self._clock.now_ms())))
 
     def _found(self, look: Callable[[], Any]) -> Any:
@@ -286,38 +300,28 @@ class Broker:
         self.failure = self.failure or failure
         self.failed.set()
 
-    def _look_in_parts(self, query: model.GetStatus | model.ListSources, done: Done) -> Look:
-        """Look at all queues, some in each turn of the loop: what changes meanwhile is seen before or after."""
-        look = Look()
-        if isinstance(query, model.ListSources):
-            self._list_sources(look, done, query, ())
-        else:
-            self._count(look, done, model.Totals(0, model.Counts()))
-        return look
+    def _list_sources(self, query: model.ListSources, done: Done) -> Look:
+        names: list[str] = []
 
-    def _list_sources(self, look: Look, done: Done, query: model.ListSources, names: tuple[str, ...]) -> None:
-        if look.is_over:
-            return
-        part = self._look(replace(query, limit=query.limit - len(names), looked=LOOKED_QUEUES))
-        if isinstance(part, model.Sources) and part.after:
-            following = replace(query, after=part.after)
-            self._loop.call_soon(self._list_sources, look, done, following, names + part.names)
-        else:
-            look.is_over = True
-            done(replace(part, names=names + part.names) if isinstance(part, model.Sources) else part)
+        def follow(part: model.Sources) -> model.Query | None:
+            names.extend(part.names)
+            left = query.limit - len(names)
+            return replace(query, after=part.after, limit=left, looked=LOOKED_QUEUES) if part.after else None
 
-    def _count(self, look: Look, done: Done, counted: model.Totals) -> None:
-        if look.is_over:
-            return
-        part = self._look(model.GetTotals(counted.after, LOOKED_QUEUES))
-        if isinstance(part, model.Totals):
+        first = replace(query, looked=LOOKED_QUEUES)
+        return look_in_parts(self._look, first, follow, lambda error: done(error or model.Sources(tuple(names))))
+
+    def _count(self, done: Done) -> Look:
+        counted = model.Totals(0, model.Counts())
+
+        def follow(part: model.Totals) -> model.Query | None:
+            nonlocal counted
             sums = map(add, astuple(counted.messages), astuple(part.messages))
-            counted = model.Totals(counted.queues + part.queues, model.Counts(*sums), part.after)
-            if part.after:
-                self._loop.call_soon(self._count, look, done, counted)
-                return
-        look.is_over = True
-        done(self._status(counted) if isinstance(part, model.Totals) else part)
+            counted = model.Totals(counted.queues + part.queues, model.Counts(*sums))
+            return model.GetTotals(part.after, LOOKED_QUEUES) if part.after else None
+
+        first = model.GetTotals("", LOOKED_QUEUES)
+        return look_in_parts(self._look, first, follow, lambda error: done(error or self._status(counted)))
 
     def _status(self, totals: model.Totals) -> model.Status | TqError:
         storage = self._found(self._store.info)
@@ -360,6 +364,7 @@ class Broker:
             return False
         if ticket.waiter is None:
             if self._waiting >= self._max_waiters:
+                self.metrics.refused["waiters"] += 1
                 self._finish(ticket, Overloaded(f"{self._waiting:,} receives wait for a message; try again."))
                 return True
             self._waiting += 1
@@ -415,7 +420,6 @@ class Broker:
     def give_back(self, received: model.Received) -> None:
         """Undo a receive whose answer cannot be delivered."""
         if received.messages:
-            log.info("queue %s: %d messages go back, their receiver is gone", received.queue, len(received.messages))
             command = model.Unreceive(received.queue, received.messages)
             self._try(Ticket(self, command, _report("giving messages back")), is_owed=True)
 
@@ -454,7 +458,8 @@ class Broker:
                 pause_s = (result.moved - task.moved) / per_second if per_second else 0
                 self._loop.call_later(pause_s, self._move_on, result)
             elif not isinstance(result, NotFound):
-                log.error("moving messages out of queue %s stopped: %s", task.queue, result)
+                told = {"event": "move_stopped", "queue": task.queue, "error": str(result)}
+                log.error("moving messages out of queue %(queue)s stopped: %(error)s", told)
 
         self.submit(model.MoveSome(task.queue, task.id, limit), moved)
 
@@ -478,9 +483,8 @@ class Broker:
         self._clock_timer = self._loop.call_later(CLOCK_CHECK_S, self._check_clock)
 
     def _set_clock(self) -> None:
-        log.warning(
-            "the wall clock has jumped: timers keep real time, now %+.1f s ahead of it", self._clock.offset_ms / 1000
-        )
+        told = {"event": "clock_jumped", "seconds": self._clock.offset_ms / 1000}
+        log.warning("the wall clock has jumped: timers keep real time, now %(seconds)+.1f s ahead of it", told)
         self._store_clock()
 
     def _store_clock(self) -> None:

@@ -13,6 +13,7 @@ it was set back, the timers' clock goes on from the latest time that was stored.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,10 @@ from pathlib import Path
 from tq.model import Boot, Clock, SetClock
 
 JUMP_MS = 1_000  # a smaller difference is the wall clock being slewed
+
+log = logging.getLogger("tq.clock")
+
+_STARTED = {"event": "machine_started"}
 
 
 def wall_ms() -> int:
@@ -71,6 +76,8 @@ class TimerClock:
     def resumed(cls, stored: Clock) -> TimerClock:
         """The clock of this machine, as it goes on from what was stored."""
         boot = stored.boot
+        if boot and boot.id != boot_id():
+            log.info("the machine was started since: how long that took is known by the wall clock alone", _STARTED)
         began_ms = boot.began_ms if boot and boot.id == boot_id() else None
         return cls(stored.latest_ms, stored.offset_ms, began_ms=began_ms)
 

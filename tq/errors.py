@@ -239,7 +239,12 @@ EXIT_ADDRESS = 3  # the port is taken or the host cannot be bound
 EXIT_DATA = 4  # the data directory cannot be used
 EXIT_STORAGE_FAILED = 5  # a write or sync failed while serving
 EXIT_DAMAGED = 6  # the data file was found damaged while serving
-EXIT_INTERRUPTED = 130  # SIGINT has ended a command on data, or nobody reads what it writes; a shell's code for it
+EXIT_UNREACHABLE = 7  # no server answers a command
+EXIT_REFUSED = 8  # the server refuses what a command asks
+EXIT_NO_QUEUE = 9  # the queue that a command names is not there
+EXIT_EMPTY = 10  # there is no message to receive or to peek at
+EXIT_COMMAND = 11  # a command of `tq receive --exec` failed, and its message was released
+EXIT_INTERRUPTED = 130  # SIGINT has ended a command, or nobody reads what it writes; a shell's code for it
 
 
 def all_errors(base: type[TqError] = TqError) -> list[type[TqError]]:

@@ -6,7 +6,7 @@ beats its variable. The command line, its help and the documentation are made fr
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 from msgspec.structs import replace
@@ -175,6 +175,14 @@ class Settings(Struct, frozen=True):
         float,
         Meta(ge=0, le=3600, description="How long CreateQueue of a deleted name is refused; SQS has 60, 0 allows it."),
     ] = 0.0
+    log_format: Annotated[
+        Literal["text", "json"],
+        Meta(description="How lines of the log on stderr look: for people, or one JSON object for each event."),
+    ] = "text"
+    access_log: Annotated[
+        bool,
+        Meta(description="Log a line for each request: client, method, path, status, bytes, milliseconds."),
+    ] = False
     shutdown_seconds: Annotated[
         float,
         Meta(ge=0, le=3600, description="How long a stop waits for requests in hand to finish."),

@@ -83,9 +83,9 @@ def needs(request: model.Command | model.Query) -> list[Need]:
             return [("look", request.name)]
         case model.ListSources():
             return [("look", request.queue)]
-        case model.Peek() | model.GetMessage() | model.ListMoves():
+        case model.Peek() | model.GetMessage() | model.ListMoves() | model.GetHistory():
             return [("observe", request.queue)]
-        case model.ListQueues() | model.GetStatus():
+        case model.ListQueues() | model.GetStatus() | model.ListHistory() | model.GetMetrics():
             return [("observe", None)]
         case model.Probe() | model.GetHealth():
             return []  # whether the server is well

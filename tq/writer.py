@@ -24,6 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 
 from tq.errors import Overloaded, StorageFailed
+from tq.metrics import Metrics
 from tq.model import Command, Tick, Ticked
 from tq.store import Store
 
@@ -35,6 +36,8 @@ MAX_SLEEP_S = 1.0  # how soon it is noticed that the machine itself has slept
 INLINE_BYTES = 256 * 1024  # a group that costs less is committed on the loop: a few ms of work, but for large bodies …
 SLOW_S = 0.03  # … and a commit that takes longer was the last on the loop,
 QUICK_COMMITS = 10  # until so many in a row were quicker again
+SLOW_COMMIT_S = 0.5  # and longer is told: who waits for an answer notices, and no disk that is well takes so long
+TELL_S = 60.0  # where commits are made is told once in this time, for a disk may be quick and slow by turns
 IDLE_S = 1.0  # after which it is not known any more that the disk is quick: the first commit then gets the thread
 
 log = logging.getLogger("tq.writer")
@@ -45,6 +48,7 @@ class Entry:
 
     command: Command
     cost_bytes = 0  # the command's, once it waits
+    came_s = 0.0  # when the first command of its turn of the loop began to wait
     is_dropped = False
 
 
@@ -62,6 +66,7 @@ class Writer(Generic[E]):
         *,
         max_waiting_commands: int,
         max_waiting_bytes: int,
+        metrics: Metrics | None = None,
     ) -> None:
         """`deliver` is called on the loop with the entries of each group, what came of each, and the last `Ticked`.
 
@@ -76,16 +81,24 @@ class Writer(Generic[E]):
         self._thread = ThreadPoolExecutor(1, "tq-writer")
         self._waiting: deque[E] = deque()
         self._waiting_bytes = 0
+        self._came_s = 0.0
         self._is_scheduled = False
         self._is_committing = False  # on the thread
         self._is_closing = False
         self._quick_commits = QUICK_COMMITS
+        self._is_told_slow = False  # the log says that commits are made on the thread
+        self._may_tell_s = 0.0
         self._known_until_s = 0.0  # how long the disk is taken to be as quick as it was
         self._next_due_ms: int | None = 0  # unknown until the first group: look at once
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_ms = 0
         self._idle = asyncio.Event()
         self.failure: StorageFailed | None = None
+        self._metrics = metrics or Metrics()
+        self._metrics.gauges["waiting_commands"] = lambda: len(self._waiting)
+        self._metrics.gauges["waiting_commands_max"] = lambda: self._max_commands
+        self._metrics.gauges["store_failed"] = lambda: self.failure is not None
+        self._metrics.gauges["waiting_command_bytes"] = lambda: self._waiting_bytes
         self._schedule()
 
     def submit(self, entry: E, *, is_owed: bool = False) -> None:
@@ -102,8 +115,10 @@ class Writer(Generic[E]):
         if self._is_closing:
             raise Overloaded("The server is stopping.")
         if len(self._waiting) >= self._max_commands:
+            self._metrics.refused["waiting_commands"] += 1
             raise Overloaded(f"{len(self._waiting):,} commands wait for the disk; try again.")
         if self._waiting and self._waiting_bytes + size > self._max_bytes:
+            self._metrics.refused["waiting_bytes"] += 1
             raise Overloaded(f"{self._waiting_bytes:,} bytes wait for the disk; try again.")
         self._enqueue(entry, size)
 
@@ -113,6 +128,7 @@ class Writer(Generic[E]):
         self._waiting_bytes += size
         if not self._is_scheduled:
             self._schedule()
+        entry.came_s = self._came_s
 
     async def close(self) -> None:
         """Commit what waits. Later commands get Overloaded."""
@@ -128,6 +144,7 @@ class Writer(Generic[E]):
 
     def _schedule(self) -> None:
         """Commit in the next turn of the loop: whatever else is read in this one is in the group."""
+        self._came_s = time.perf_counter()
         if not self._is_committing:
             self._is_scheduled = True
             self._loop.call_soon(self._run)
@@ -140,10 +157,11 @@ class Writer(Generic[E]):
         commands = [Tick(MAX_DUE), *[entry.command for entry in entries], Tick(0)]
         is_known_quick = self._quick_commits >= QUICK_COMMITS and time.perf_counter() < self._known_until_s
         if is_known_quick and size < INLINE_BYTES:
-            self._done(entries, *self._commit(commands))
+            self._done(entries, commands, *self._commit(commands), size)
         else:
             self._is_committing = True
-            self._thread.submit(self._commit_aside, entries, commands)
+            self._metrics.commits_aside += 1
+            self._thread.submit(self._commit_aside, entries, commands, size)
 
     def _next_group(self) -> tuple[list[E], int]:
         """What waits, as far as the bounds of a group allow, and what it costs."""
@@ -161,17 +179,19 @@ class Writer(Generic[E]):
         self._waiting_bytes -= size
         return [entry for entry in group if not entry.is_dropped], size
 
-    def _commit_aside(self, entries: list[E], commands: list[Command]) -> None:
+    def _commit_aside(self, entries: list[E], commands: list[Command], size: int) -> None:
         """On the thread."""
         results, took_s = self._commit(commands)
-        self._loop.call_soon_threadsafe(self._done_aside, entries, results, took_s)
+        self._loop.call_soon_threadsafe(self._done_aside, entries, commands, results, took_s, size)
 
-    def _done_aside(self, entries: list[E], results: list[Any], took_s: float) -> None:
+    def _done_aside(
+        self, entries: list[E], commands: list[Command], results: list[Any], took_s: float, size: int
+    ) -> None:
         self._is_committing = False
-        self._done(entries, results, took_s)
+        self._done(entries, commands, results, took_s, size)
 
     def _commit(self, commands: list[Command]) -> tuple[list[Any], float]:
-        """The results, and how long it took."""
+        """The results, and how long it took; nothing when it failed."""
         if self.failure:
             return [self.failure] * len(commands), 0
         began_s = time.perf_counter()
@@ -185,12 +205,17 @@ class Writer(Generic[E]):
         except Exception as error:
             # Whatever it was, the state of the store is unknown now, and the promise is not to guess.
             known = error if isinstance(error, StorageFailed) else StorageFailed(str(error))
-            log.error("the storage failed: %s", known, exc_info=None if known is error else error)
+            told = {"event": "storage_failed", "error": str(known)}
+            log.error("the storage failed: %(error)s", told, exc_info=None if known is error else error)
             self.failure = known
             return [known] * len(commands), 0
 
-    def _done(self, entries: list[E], results: list[Any], took_s: float) -> None:
+    def _done(self, entries: list[E], commands: list[Command], results: list[Any], took_s: float, size: int) -> None:
         self._quick_commits = 0 if took_s > SLOW_S else self._quick_commits + 1
+        if took_s:
+            self._metrics.add_commit(len(entries), size, took_s, self._store.synced_s)
+        if took_s > SLOW_S or self._is_told_slow:
+            self._tell(len(entries), took_s)
         ticked = results[-1]
         self._next_due_ms = ticked.next_due_ms if isinstance(ticked, Ticked) else None
         if isinstance(results[0], Exception) and self._next_due_ms is not None:
@@ -198,7 +223,35 @@ class Writer(Generic[E]):
         try:
             self._deliver(entries, results[1:-1], ticked)
         finally:
+            self._time(entries, commands)
             self._go_on()
+
+    def _time(self, entries: list[E], commands: list[Command]) -> None:
+        """Count how long the commands of a group took, from the turn of the loop that brought them until now."""
+        if not entries:
+            return
+        now_s = time.perf_counter()
+        if entries[0].came_s == entries[-1].came_s:
+            self._metrics.add_group(commands, now_s - entries[0].came_s)
+        else:
+            for entry in entries:
+                self._metrics.command_seconds(type(entry.command)).add(now_s - entry.came_s)
+
+    def _tell(self, commands: int, took_s: float) -> None:
+        """Say in the log that the disk is slow, or quick again."""
+        told = {"commands": commands, "seconds": round(took_s, 3)}
+        if took_s > SLOW_COMMIT_S:
+            log.warning("a commit of %(commands)d commands took %(seconds).3f s", {"event": "slow_commit", **told})
+        is_slow = self._quick_commits < QUICK_COMMITS
+        now_s = time.monotonic()
+        if is_slow == self._is_told_slow or now_s < self._may_tell_s:
+            return
+        self._is_told_slow = is_slow
+        self._may_tell_s = now_s + TELL_S
+        if is_slow:
+            log.info("a commit took %(seconds).3f s: commits go to the thread", {"event": "commits_on_thread", **told})
+        else:
+            log.info("the disk is quick again: commits are made on the loop", {"event": "commits_on_loop"})
 
     def _go_on(self) -> None:
         """See to it that the next group comes in its time."""

@@ -1,19 +1,71 @@
-"""The command line. Each module here has the commands of one kind; this one has the list of them."""
+"""The command line. Each module here has the commands of one kind; this one has the list of them.
+
+A module is imported when a command of it is run, so that none waits for what only others need.
+"""
 
 from __future__ import annotations
 
 import os
+from importlib import import_module
 
 import click
 
 from tq import __version__
-from tq.cli.data import backup, check, compact_data, restore_backup
-from tq.cli.dumping import dump, load
-from tq.cli.serving import serve
-from tq.cli.tokens import token
+
+# The sections of `tq --help`: where each command is.
+COMMANDS = {
+    "Server": {
+        "serve": "serving:serve",
+        "token": "tokens:token",
+        "bench": "bench:bench",
+        "top": "top:top",
+    },
+    "Queues": {
+        "queues": "queues:queues",
+        "create": "queues:create",
+        "purge": "queues:purge",
+        "redrive": "queues:redrive",
+        "delete": "queues:delete",
+    },
+    "Messages": {
+        "send": "sending:send",
+        "receive": "receiving:receive",
+        "peek": "peeking:peek",
+    },
+    "Data directory": {
+        "backup": "data:backup",
+        "restore": "data:restore_backup",
+        "check": "data:check",
+        "compact": "data:compact_data",
+        "dump": "dumping:dump",
+        "load": "dumping:load",
+    },
+    "Shell": {"completion": "completion:completion"},
+}
+_PLACES = {name: place for section in COMMANDS.values() for name, place in section.items()}
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Commands(click.Group):
+    """Those of the list."""
+
+    def list_commands(self, _context: click.Context) -> list[str]:
+        return list(_PLACES)
+
+    def get_command(self, _context: click.Context, name: str) -> click.Command | None:
+        if name not in _PLACES:
+            return None
+        module, _, attribute = _PLACES[name].partition(":")
+        command: click.Command = getattr(import_module(f"tq.cli.{module}"), attribute)
+        return command
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        for title, section in COMMANDS.items():
+            commands = [(name, self.get_command(context, name)) for name in section]
+            with formatter.section(title):
+                formatter.write_dl([(name, command.get_short_help_str(100)) for name, command in commands if command])
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="tq")
 def main() -> None:
     """tq: a durable message queue that speaks HTTP."""
@@ -31,7 +83,3 @@ def _take_standard_descriptors() -> None:
             os.fstat(descriptor)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
-
-
-for command in (serve, token, backup, restore_backup, check, compact_data, dump, load):
-    main.add_command(command)

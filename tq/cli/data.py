@@ -1,13 +1,11 @@
 """`tq backup`, `restore`, `check` and `compact`: what is done with a data directory as a whole.
 
-Here too is what the commands on data have in common: the option, how they fail, and how they show how far they are.
+Here too is what the commands on data have in common: the option, and how they show how far they are.
 Findings and figures go to stdout; progress is shown on a terminal only, on stderr.
 """
 
 from __future__ import annotations
 
-import errno
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +18,8 @@ import click
 
 from tq import codec, keys, lifecycle
 from tq.audit import audit
-from tq.errors import EXIT_DATA, EXIT_FINDINGS, EXIT_INTERRUPTED, EXIT_USAGE, StartError
+from tq.cli.output import count, ending_in_a_sentence
+from tq.errors import EXIT_DATA, EXIT_FINDINGS, EXIT_USAGE, StartError
 from tq.settings import Settings
 from tq.store import Space, Tx
 from tq.store.lmdb.copies import back_up, compact, restore
@@ -47,25 +46,10 @@ def on_data(command: Callable[..., None]) -> Callable[..., None]:
     )
     @wraps(command)
     def run(data_dir: str, **arguments: Any) -> None:
-        try:
+        with ending_in_a_sentence(data_dir):
             if data_dir in ("", "memory:"):
                 raise StartError(f"There is no directory with --data-dir {data_dir!r}.", EXIT_USAGE)
             command(data_dir=Path(data_dir), **arguments)
-        except StartError as error:
-            click.echo(f"tq: {error}", err=True)
-            sys.exit(error.exit_code)
-        except KeyboardInterrupt:
-            click.echo("tq: Interrupted.", err=True)
-            sys.exit(EXIT_INTERRUPTED)
-        except BrokenPipeError:
-            # Nobody reads on, which is no failure of tq's; what is still in the buffer must go somewhere.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(EXIT_INTERRUPTED)
-        except OSError as error:
-            is_full = error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-            place = "stdout" if is_full else error.filename or data_dir  # all other writing says where it was
-            click.echo(f"tq: {place}: {error.strerror or error}.", err=True)
-            sys.exit(EXIT_DATA)
 
     return run
 
@@ -172,18 +156,14 @@ def _contents(tx: Tx) -> str:
         name = tx.space(keys.NAMES).get(key[:4])
         if name:
             click.echo(f"set aside: message {keys.sequence_of(key[4:])} of {name.decode()}, which was found damaged")
-    return f"sound: {_counted(queues, 'queue')}, {_counted(messages, 'message')}"
+    return f"sound: {count(queues, 'queue')}, {count(messages, 'message')}"
 
 
 def _number(findings: list[str]) -> str:
     """The last may say that there are more."""
     if findings[-1].endswith(MORE):
         return f"more than {len(findings) - 1:,} findings"
-    return _counted(len(findings), "finding")
-
-
-def _counted(number: int, name: str) -> str:
-    return f"{number:,} {name}{'s' * (number != 1)}"
+    return count(len(findings), "finding")
 
 
 def mebibytes(size: int) -> str:

@@ -6,18 +6,23 @@ import asyncio
 import math
 import ssl
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from typing import Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import httpx
 
 from tq.client import sending
 from tq.client.calls import Answer, Awaits, Call, Steps
-from tq.client.connecting import Place
+from tq.client.connecting import IDLE_S, Place
 from tq.client.leases import Leases
 from tq.client.messages import Message, SentBatch
 from tq.client.methods import LEASE_S, Methods
 from tq.client.retrying import Tries
 from tq.client.tasks import AsyncMessages, Tasks
+from tq.client.tracing import tracing
+from tq.client.transport import AsyncTransport
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import TracerProvider
 
 T = TypeVar("T")
 
@@ -32,7 +37,8 @@ class AsyncClient(Methods, Awaits):
     `url` is `TQ_URL` or http://localhost:8000, and `token` is `TQ_TOKEN`, where they are not given. A request that
     fails is tried again for `retry_seconds`, where that cannot do harm; 0 tries once. `timeout` is how many seconds a
     server may be silent, in a long poll beyond what it was asked to wait. `verify` is a context of `ssl` for servers
-    whose certificate is signed by no authority that the system knows.
+    whose certificate is signed by no authority that the system knows. Spans go to `tracer_provider`, or OpenTelemetry's
+    own where that is installed.
     """
 
     def __init__(
@@ -44,12 +50,12 @@ class AsyncClient(Methods, Awaits):
         retry_seconds: float = 30,
         max_connections: int = 100,
         verify: ssl.SSLContext | bool = True,
+        tracer_provider: TracerProvider | None = None,
     ) -> None:
         super().__init__(retry_seconds)
         self._place = Place(url, token, timeout, verify)
-        self._idle: list[httpx.AsyncHTTPTransport] = []
-        self._places = asyncio.Semaphore(max_connections)
-        self._is_closed = False
+        self._transport = self._new_transport(max_connections)
+        self._tracing = tracing(tracer_provider, self._place.host, self._place.port)
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -59,12 +65,10 @@ class AsyncClient(Methods, Awaits):
 
     async def close(self) -> None:
         """Close its connections."""
-        self._is_closed = True
-        while self._idle:
-            await self._idle.pop().aclose()
+        await self._transport.aclose()
 
-    def _new_transport(self) -> httpx.AsyncHTTPTransport:
-        return httpx.AsyncHTTPTransport(**self._place.transport_options)
+    def _new_transport(self, connections: int = 1) -> AsyncTransport:
+        return AsyncTransport(connections, IDLE_S, self._place.tls)
 
     async def _run(self, steps: Steps[T], ask: Callable[[Call], Awaitable[Answer]] | None = None) -> T:
         ask = ask or self._ask
@@ -76,29 +80,30 @@ class AsyncClient(Methods, Awaits):
             return result.value  # type: ignore[no-any-return]
 
     async def _ask(self, call: Call) -> Answer:
-        async with self._places:
-            if self._is_closed:
-                raise RuntimeError("The client is closed.")
-            try:
-                transport = self._idle.pop()
-            except IndexError:
-                transport = self._new_transport()
-            answer = await self._ask_on(transport, call, _pause, self._retry_s)
-            if self._is_closed:
-                await transport.aclose()
-            else:
-                self._idle.append(transport)
-            return answer
+        return await self._ask_on(self._transport, call, _pause, self._retry_s)
 
     async def _ask_on(
         self,
-        transport: httpx.AsyncHTTPTransport,
+        transport: AsyncTransport,
         call: Call,
         pause: Callable[[Tries], Awaitable[object]],
         retry_s: float = math.inf,
         **extensions: Any,
     ) -> Answer:
         tries = Tries(call, retry_s, self._place.timeout_s)
+        if self._tracing is None or call.about is None:
+            return await self._try(transport, call, pause, tries, **extensions)
+        with self._tracing.asking(call, call.about) as asking:
+            return asking.answered(await self._try(transport, asking.call, pause, tries, **extensions))
+
+    async def _try(
+        self,
+        transport: AsyncTransport,
+        call: Call,
+        pause: Callable[[Tries], Awaitable[object]],
+        tries: Tries,
+        **extensions: Any,
+    ) -> Answer:
         while True:
             tries.begin()
             try:

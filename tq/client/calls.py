@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Coroutine, Generator
 from dataclasses import dataclass
 from types import MethodType
-from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
+from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, overload
 from urllib.parse import quote
 
 from tq.errors import InvalidQueueName, TqError
@@ -20,6 +20,15 @@ P = ParamSpec("P")
 
 NEVER = 0.0  # not repeated
 FREELY = math.inf  # repeated as long as the client wants
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What a call does, for those who trace it: `count` is of messages where it may be many."""
+
+    operation: Literal["send", "receive"]
+    queue: str
+    count: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +48,7 @@ class Call:
     looks: bool = False
     once: bool = False
     wait_s: float = 0
+    about: About | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """Where a client's requests go, and how they look to httpx.
 
-Requests go to httpx's transport and not through its client, which would look at cookies, redirects, authentication and
+Requests go to a transport and not through a client of httpx, which would look at cookies, redirects, authentication and
 the environment for each. A request is made with all of its headers, for the same reason.
 """
 
@@ -21,10 +21,6 @@ from tq.client.calls import Call
 DEFAULT_URL = "http://localhost:8000"
 IDLE_S = 60.0  # a connection is dropped before the server does so, or a proxy of usual settings
 
-# A transport has one connection. That of httpx looks at all that it has, for each request, and in each of them whether
-# its socket can be read: with 32 that takes ten times as long as the rest. The clients have a stack of them instead.
-LIMITS = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=IDLE_S)
-
 _url = lru_cache(maxsize=1_000)(httpx.URL)
 
 
@@ -43,11 +39,9 @@ class Place:
         if token:
             self._headers.append((b"Authorization", f"Bearer {token}".encode()))
         self.timeout_s = timeout
-        # Without TLS nothing is verified, and the certificates of the system need not be read.
-        context = (
-            httpx.create_ssl_context(verify) if parsed.scheme == "https" else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        )
-        self.transport_options: dict[str, Any] = {"limits": LIMITS, "verify": context}
+        is_secure = parsed.scheme == "https"
+        self.host, self.port = parsed.host, parsed.port or (443 if is_secure else 80)
+        self.tls = httpx.create_ssl_context(verify) if is_secure else None
 
     def request(self, call: Call, **extensions: Any) -> httpx.Request:
         headers = [*self._headers, *call.headers]

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from tq.client import sending, settling
-from tq.client.calls import FREELY, NEVER, Call, Steps, ask, look, method, queue_path
+from tq.client.calls import FREELY, NEVER, About, Call, Steps, ask, look, method, queue_path
 from tq.client.leases import Leases
 from tq.client.messages import Message, Move, Page, Queue, Sent, SentBatch, Settings, Status, many_messages, one_message
 from tq.client.settling import ACK, Action
@@ -136,7 +136,9 @@ class Methods:
         body, media_type, query = sending.one(envelope, content_type)
         key, repeat_s = yield from self._key(queue, dedup_id is not None)
         target = queue_path(queue, "messages") + query
-        answer = yield from ask(Call("POST", target, body, media_type, _headers(key), repeat_s))
+        answer = yield from ask(
+            Call("POST", target, body, media_type, _headers(key), repeat_s, about=About("send", queue))
+        )
         sent = msgspec.json.decode(answer.content, type=Sent)
         return Sent(sent.id) if answer.is_repeated else sent
 
@@ -146,9 +148,12 @@ class Methods:
         return (yield from self._send_batch(queue, sending.one_batch(items)))
 
     def _send_batch(self, queue: str, batch: sending.Batch) -> Steps[SentBatch]:
+        about = About("send", queue, batch.count)
         key, repeat_s = yield from self._key(queue, False)
         target = queue_path(queue, "messages")
-        answer = yield from ask(Call("POST", target, batch.body, batch.media_type, _headers(key), repeat_s))
+        answer = yield from ask(
+            Call("POST", target, batch.body, batch.media_type, _headers(key), repeat_s, about=about)
+        )
         told = _decode_ids(answer.content)
         # Where all are there already, an earlier try has sent them.
         is_ours = answer.is_repeated and len(told.duplicates) == len(told.ids)
@@ -196,8 +201,10 @@ class Methods:
         else:
             target, queue = "/receive", ""
             asked["queues"] = list(queues)
-        repeat_s = NEVER if visibility_timeout is None else FREELY
-        answer = yield from ask(Call("POST", target, json.dumps(asked).encode(), repeat_s=repeat_s, wait_s=wait))
+        body, repeat_s = json.dumps(asked).encode(), NEVER if visibility_timeout is None else FREELY
+        answer = yield from ask(
+            Call("POST", target, body, repeat_s=repeat_s, wait_s=wait, about=About("receive", queue, most))
+        )
         if answer.status == 204:
             return []
         leased_until_s = answer.asked_s + (visibility_timeout or 0)
@@ -333,8 +340,10 @@ class Methods:
             key, remembered_s = yield from self._key(queue, envelope.dedup_id is not None)
             sends.append(sending.to_json(replace(envelope, dedup_id=key) if key else envelope, queue=queue))
             known_s = min(known_s, remembered_s)
+        queues = {queue for queue, _ in send}
+        about = About("send", queues.pop() if len(queues) == 1 else "", len(send)) if send else None
         with self._settling(ACK, ack):
-            return (yield from transact(ack, sends, known_s))
+            return (yield from transact(ack, sends, known_s, about))
 
     # --- the server ---------------------------------------------------------------------------
 

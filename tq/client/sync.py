@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import math
 import ssl
-import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import httpx
 
 from tq.client import sending
 from tq.client.calls import Answer, Call, Runs, Steps
-from tq.client.connecting import Place
+from tq.client.connecting import IDLE_S, Place
 from tq.client.leases import Leases
 from tq.client.messages import Message, SentBatch
 from tq.client.methods import LEASE_S, Methods
 from tq.client.retrying import Tries
 from tq.client.threads import Messages, Threads
+from tq.client.tracing import tracing
+from tq.client.transport import Transport
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import TracerProvider
 
 T = TypeVar("T")
 
@@ -33,7 +37,8 @@ class Client(Methods, Runs):
     `url` is `TQ_URL` or http://localhost:8000, and `token` is `TQ_TOKEN`, where they are not given. A request that
     fails is tried again for `retry_seconds`, where that cannot do harm; 0 tries once. `timeout` is how many seconds a
     server may be silent, in a long poll beyond what it was asked to wait. `verify` is a context of `ssl` for servers
-    whose certificate is signed by no authority that the system knows.
+    whose certificate is signed by no authority that the system knows. Spans go to `tracer_provider`, or OpenTelemetry's
+    own where that is installed.
     """
 
     def __init__(
@@ -45,12 +50,12 @@ class Client(Methods, Runs):
         retry_seconds: float = 30,
         max_connections: int = 100,
         verify: ssl.SSLContext | bool = True,
+        tracer_provider: TracerProvider | None = None,
     ) -> None:
         super().__init__(retry_seconds)
         self._place = Place(url, token, timeout, verify)
-        self._idle: list[httpx.HTTPTransport] = []
-        self._places = threading.Semaphore(max_connections)
-        self._is_closed = False
+        self._transport = self._new_transport(max_connections)
+        self._tracing = tracing(tracer_provider, self._place.host, self._place.port)
 
     def __enter__(self) -> Client:
         return self
@@ -60,12 +65,10 @@ class Client(Methods, Runs):
 
     def close(self) -> None:
         """Close its connections."""
-        self._is_closed = True
-        while self._idle:
-            self._idle.pop().close()
+        self._transport.close()
 
-    def _new_transport(self) -> httpx.HTTPTransport:
-        return httpx.HTTPTransport(**self._place.transport_options)
+    def _new_transport(self, connections: int = 1) -> Transport:
+        return Transport(connections, IDLE_S, self._place.tls)
 
     def _run(self, steps: Steps[T], ask: Callable[[Call], Answer] | None = None) -> T:
         ask = ask or self._ask
@@ -77,29 +80,30 @@ class Client(Methods, Runs):
             return result.value  # type: ignore[no-any-return]
 
     def _ask(self, call: Call) -> Answer:
-        with self._places:
-            if self._is_closed:
-                raise RuntimeError("The client is closed.")
-            try:
-                transport = self._idle.pop()
-            except IndexError:
-                transport = self._new_transport()
-            answer = self._ask_on(transport, call, _pause, self._retry_s)
-            if self._is_closed:
-                transport.close()
-            else:
-                self._idle.append(transport)
-            return answer
+        return self._ask_on(self._transport, call, _pause, self._retry_s)
 
     def _ask_on(
         self,
-        transport: httpx.HTTPTransport,
+        transport: Transport,
         call: Call,
         pause: Callable[[Tries], object],
         retry_s: float = math.inf,
         **extensions: Any,
     ) -> Answer:
         tries = Tries(call, retry_s, self._place.timeout_s)
+        if self._tracing is None or call.about is None:
+            return self._try(transport, call, pause, tries, **extensions)
+        with self._tracing.asking(call, call.about) as asking:
+            return asking.answered(self._try(transport, asking.call, pause, tries, **extensions))
+
+    def _try(
+        self,
+        transport: Transport,
+        call: Call,
+        pause: Callable[[Tries], object],
+        tries: Tries,
+        **extensions: Any,
+    ) -> Answer:
         while True:
             tries.begin()
             try:

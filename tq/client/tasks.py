@@ -16,6 +16,7 @@ from tq.client.connecting import Line
 from tq.client.leases import LOG, Bell, Leases
 from tq.client.messages import Message
 from tq.client.retrying import Tries
+from tq.client.tracing import Work
 from tq.errors import TqError
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ class Tasks:
 
     def __init__(self, client: AsyncClient, leases: Leases) -> None:
         self.leases = leases
+        self.tracing = client._tracing
+        self.left: list[Work] = []  # what loops have left in the middle of it
         self._client = client
         self._line = Line()
         self._workers: deque[asyncio.Future[None]] = deque()
@@ -74,12 +77,17 @@ class Tasks:
         finally:
             leases.hunger(-1)
 
+    def end_left(self, error: BaseException | None) -> None:
+        while self.left:
+            self.left.pop().end(error)
+
     def stop(self) -> None:
         self.leases.stop()
         self._line.hang_up()
 
     async def close(self) -> None:
         """Give back what was not handled, and wait until the server knows all. Raises as `Leases.settle_up`."""
+        self.end_left(None)
         self.leases.give_all_back()
         self._line.hang_up()
         try:
@@ -199,18 +207,19 @@ class AsyncMessages:
         self._start()
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        self._tasks.end_left(error)
         if self._finalizer and self._finalizer.detach():
             try:
                 await self._tasks.close()
-            except TqError as error:
+            except TqError as unknown:
                 if not kind:
                     raise
-                LOG.warning("%s", error)
+                LOG.warning("%s", unknown)
 
     async def close(self) -> None:
         """What leaving the `async with` does."""
-        await self.__aexit__(None)
+        await self.__aexit__(None, None, None)
 
     def __aiter__(self) -> AsyncIterator[Message]:
         self._start()
@@ -232,6 +241,7 @@ class Worker:
         self._messages = messages
         self._tasks = tasks
         self._in_hand: Message | None = None
+        self._work: Work | None = None
 
     def __aiter__(self) -> Worker:
         return self
@@ -240,11 +250,18 @@ class Worker:
         if self._in_hand:
             self._tasks.leases.handled(self._in_hand)
             self._in_hand = None
+            if self._work:
+                self._work.end()
         self._in_hand = await self._tasks.next()
         if not self._in_hand:
             raise StopAsyncIteration
+        if tracing := self._tasks.tracing:
+            self._work = tracing.begin(self._in_hand)
         return self._in_hand
 
     def __del__(self) -> None:
         if self._in_hand:
             self._tasks.leases.give_back(self._in_hand)
+            if self._work:
+                self._work.leave()
+                self._tasks.left.append(self._work)

@@ -13,6 +13,7 @@ from tq.client.connecting import Line
 from tq.client.leases import LOG, Bell, Leases
 from tq.client.messages import Message
 from tq.client.retrying import Tries
+from tq.client.tracing import Work
 from tq.errors import TqError
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ class Threads:
 
     def __init__(self, client: Client, leases: Leases) -> None:
         self.leases = leases
+        self.tracing = client._tracing
+        self.left: list[Work] = []  # what loops have left in the middle of it
         self._client = client
         self._line = Line()
         self._bells: dict[Bell, threading.Condition] = {
@@ -61,12 +64,17 @@ class Threads:
             finally:
                 leases.hunger(-1)
 
+    def end_left(self, error: BaseException | None) -> None:
+        while self.left:
+            self.left.pop().end(error)
+
     def stop(self) -> None:
         self.leases.stop()
         self._line.hang_up()
 
     def close(self) -> None:
         """Give back what was not handled, and wait until the server knows all. Raises as `Leases.settle_up`."""
+        self.end_left(None)
         self.leases.give_all_back()
         self._line.hang_up()
         self._poller.join(self._client._place.timeout_s)
@@ -176,18 +184,19 @@ class Messages:
             self._threads.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        self._threads.end_left(error)
         if self._finalizer and self._finalizer.detach():
             try:
                 self._threads.close()
-            except TqError as error:
+            except TqError as unknown:
                 if not kind:
                     raise
-                LOG.warning("%s", error)
+                LOG.warning("%s", unknown)
 
     def close(self) -> None:
         """What leaving the `with` does."""
-        self.__exit__(None)
+        self.__exit__(None, None, None)
 
     def __iter__(self) -> Iterator[Message]:
         self.__enter__()
@@ -209,6 +218,7 @@ class Worker:
         self._messages = messages
         self._threads = threads
         self._in_hand: Message | None = None
+        self._work: Work | None = None
 
     def __iter__(self) -> Worker:
         return self
@@ -217,11 +227,18 @@ class Worker:
         if self._in_hand:
             self._threads.leases.handled(self._in_hand)
             self._in_hand = None
+            if self._work:
+                self._work.end()
         self._in_hand = self._threads.next()
         if not self._in_hand:
             raise StopIteration
+        if tracing := self._threads.tracing:
+            self._work = tracing.begin(self._in_hand)
         return self._in_hand
 
     def __del__(self) -> None:
         if self._in_hand:
             self._threads.leases.give_back(self._in_hand)
+            if self._work:
+                self._work.leave()
+                self._threads.left.append(self._work)

@@ -13,7 +13,7 @@ from time import monotonic
 
 import msgspec
 
-from tq.client.calls import FREELY, NEVER, Call, Steps
+from tq.client.calls import FREELY, NEVER, About, Call, Steps
 from tq.client.errors import OutcomeUnknown
 from tq.client.messages import Message, SentBatch
 from tq.client.settling import Action, receipt_of, settle_many
@@ -22,26 +22,28 @@ from tq.errors import MessageNotFound, StaleReceipt, TqError
 TRIED_S = 30.0  # more than any request takes that still has an effect
 
 
-def transact(messages: Sequence[Message], sends: Sequence[bytes], known_s: float) -> Steps[list[int]]:
+def transact(
+    messages: Sequence[Message], sends: Sequence[bytes], known_s: float, about: About | None
+) -> Steps[list[int]]:
     """`known_s` is for how long the deduplication ids of the sends are remembered."""
     over_s = monotonic() + known_s - TRIED_S
     acks = [{"queue": message.queue, "receipt": receipt_of(message)} for message in messages]
-    answer = yield _call(acks, sends, FREELY if messages else known_s)
+    answer = yield _call(acks, sends, FREELY if messages else known_s, about)
     if isinstance(answer.error, StaleReceipt) and answer.is_repeated:
         yield from _check_that_all_are_gone(messages, answer.error)
         if not sends:
             return []
         if monotonic() > over_s:
             raise OutcomeUnknown(answer.error.detail) from answer.error
-        answer = yield _call([], sends, NEVER)
+        answer = yield _call([], sends, NEVER, about)
     if answer.error:
         raise answer.error
     return msgspec.json.decode(answer.content, type=SentBatch).ids
 
 
-def _call(acks: list[dict[str, str]], sends: Sequence[bytes], repeat_s: float) -> Call:
+def _call(acks: list[dict[str, str]], sends: Sequence[bytes], repeat_s: float, about: About | None) -> Call:
     body = b'{"ack":%b,"send":[%b]}' % (json.dumps(acks).encode(), b",".join(sends))
-    return Call("POST", "/transactions", body, repeat_s=repeat_s)
+    return Call("POST", "/transactions", body, repeat_s=repeat_s, about=about)
 
 
 def _check_that_all_are_gone(messages: Sequence[Message], refused: TqError) -> Steps[None]:

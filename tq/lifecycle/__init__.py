@@ -88,6 +88,7 @@ _ANSWER: dict[type, Callable[[Group, Any], Any]] = {
     model.GetQueue: looking.get_queue,
     model.ListQueues: looking.list_queues,
     model.GetTotals: looking.get_totals,
+    model.GetFigures: looking.get_figures,
     model.GetMessage: looking.get_message,
     model.Peek: looking.peek,
     model.GetClock: looking.get_clock,

@@ -14,6 +14,7 @@ from tq.codec import CorruptRecord, MessageRecord
 from tq.errors import InvalidQueueName, InvalidRequest, MessageNotFound, QueueDamaged
 from tq.lifecycle.group import Group, Queue
 from tq.lifecycle.places import held_back_ms, key_in, locate, read, space_of
+from tq.store import Space
 
 MAX_COUNTED = 100  # messages of a FIFO queue that are looked at to say how many its delay holds back
 
@@ -117,6 +118,29 @@ def get_totals(group: Group, query: model.GetTotals) -> model.Totals:
     return model.Totals(queues, model.Counts(ready, in_flight, delayed, blocked), _place(after))
 
 
+def get_figures(group: Group, query: model.GetFigures) -> model.FiguresPage:
+    found: list[model.Figures] = []
+    after = ""
+    for looked, (key, value) in enumerate(_queues_behind(group, query.after)):
+        if looked == query.looked:
+            return model.FiguresPage(tuple(found), after)
+        after = _place(key)
+        with suppress(CorruptRecord):
+            record = codec.unpack_queue(value)
+            ready = group.tx.space(keys.ready_space(record.id))
+            found.append(
+                model.Figures(
+                    key.decode(errors="replace"),
+                    record.created_at_ms,
+                    model.Counts(ready.count(), record.in_flight, record.delayed, record.blocked),
+                    record.bytes,
+                    _oldest_age_ms(group, ready),
+                    msgspec.convert(record.counters, model.Counters),
+                )
+            )
+    return model.FiguresPage(tuple(found))
+
+
 def _place(key: bytes) -> str:
     """A queue's name, from which `_queues_behind` goes on even when it is damaged."""
     return key.decode(errors="surrogateescape")
@@ -138,7 +162,7 @@ def describe(group: Group, queue: Queue) -> model.QueueInfo:
         created_at_ms=record.created_at_ms,
         messages=model.Counts(queue.ready.count(), record.in_flight, record.delayed, record.blocked),
         bytes=record.bytes,
-        oldest_message_age_ms=_oldest_age_ms(group, queue),
+        oldest_message_age_ms=_oldest_age_ms(group, queue.ready),
         counters=msgspec.convert(record.counters, model.Counters),
         notes=group.notes(queue.name),
         held_back=_held_back(group, queue),
@@ -181,13 +205,15 @@ def _from(group: Group, queue: Queue, sequence: int, most: int) -> Iterator[tupl
             yield keys.sequence_of(entry[-8:]), held_back_ms(group, queue, record) > 0
 
 
-def _oldest_age_ms(group: Group, queue: Queue) -> int | None:
+def _oldest_age_ms(group: Group, ready: Space) -> int | None:
     """How long ago the oldest of the next ready messages of each priority was sent."""
     ages: list[int] = []
-    for rank in range(model.MAX_PRIORITY + 1):
-        for _, value in islice(queue.ready.scan(bytes([rank]), bytes([rank + 1])), 1):
-            with suppress(CorruptRecord):
-                ages.append(group.wall_ms() - codec.unpack_message(value).sent_at_ms)
+    rank = 0
+    while found := next(ready.scan(bytes([rank]), bytes([model.MAX_PRIORITY + 1])), None):
+        key, value = found
+        with suppress(CorruptRecord):
+            ages.append(group.wall_ms() - codec.unpack_message(value).sent_at_ms)
+        rank = key[0] + 1
     return max(0, *ages) if ages else None
 
 

@@ -285,7 +285,7 @@ class MessagePage(Struct, frozen=True):
 # --- queues -------------------------------------------------------------
 
 
-class Counters(Struct, frozen=True):
+class Counters(Struct, frozen=True, gc=False):
     """What has ever happened to the messages of a queue.
 
     Every message that was there is still there, or acked (also when it was received without a lease), expired,
@@ -312,7 +312,7 @@ class Counters(Struct, frozen=True):
 ENDS = frozenset(("acked", "expired", "dead_lettered", "redriven", "purged", "dropped", "cancelled", "quarantined"))
 
 
-class Counts(Struct, frozen=True):
+class Counts(Struct, frozen=True, gc=False):
     """How many messages there are now, by state."""
 
     ready: int = 0
@@ -355,6 +355,39 @@ class Totals(Struct, frozen=True):
     after: str = ""
 
 
+class Figures(Struct, frozen=True, gc=False):
+    """The numbers of a queue at one moment. The age is that of the oldest message that is ready."""
+
+    name: str
+    created_at_ms: int
+    messages: Counts
+    bytes: int
+    oldest_message_age_ms: int | None
+    counters: Counters
+
+
+class FiguresPage(Struct, frozen=True):
+    """`after` is the queue from behind which to go on; empty when there are no more."""
+
+    figures: tuple[Figures, ...]
+    after: str = ""
+
+
+class QueueHistory(Struct, frozen=True):
+    """What is known of a queue's last hour, oldest first: how long ago, and the columns of `tq.history` then."""
+
+    name: str
+    ages_ms: tuple[int, ...]
+    columns: dict[str, tuple[int, ...]]
+
+
+class RecentHistory(Struct, frozen=True):
+    """Likewise in short, for several queues by name. All end together; who came later has fewer numbers."""
+
+    ages_ms: tuple[int, ...]
+    queues: dict[str, dict[str, tuple[int, ...]]]
+
+
 class Sources(Struct, frozen=True):
     """`after` is the queue from behind which to go on looking; empty when there are no more, or enough were found."""
 
@@ -363,13 +396,17 @@ class Sources(Struct, frozen=True):
 
 
 class StorageInfo(Struct, frozen=True):
-    """The storage behind the server. `available_bytes` is what sends may still fill; None when nothing bounds it."""
+    """The storage behind the server. `available_bytes` is what sends may still fill; None when nothing bounds it.
+
+    `reserve_bytes` are kept for receiving.
+    """
 
     engine: str
     path: str
     file_bytes: int
     used_bytes: int
     available_bytes: int | None
+    reserve_bytes: int = 0
 
 
 class Status(Struct, frozen=True):

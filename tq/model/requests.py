@@ -489,6 +489,13 @@ class GetTotals(Query, frozen=True):
     looked: int = MAX_QUEUES
 
 
+class GetFigures(Query, frozen=True):
+    """Result: `FiguresPage` over the queues behind `after`, of so many, but for those whose record is damaged."""
+
+    after: str = ""
+    looked: int = MAX_QUEUES
+
+
 class GetLoaded(Query, frozen=True):
     """Result: how many lines of a dump were loaded."""
 
@@ -513,3 +520,20 @@ class GetStatus(Query, frozen=True):
 
 class GetHealth(Query, frozen=True):
     """Result: None. Answered by the broker. Raises StorageFailed when the server can no longer write."""
+
+
+class GetMetrics(Query, frozen=True):
+    """Result: `tq.metrics.Metrics`, `StorageInfo`, and the latest `Figures` of all queues. Answered by the broker."""
+
+
+class GetHistory(Query, frozen=True):
+    """Result: `QueueHistory`. Answered by the broker. Raises QueueNotFound."""
+
+    queue: str
+
+
+class ListHistory(Query, frozen=True):
+    """Result: `RecentHistory` of the queues that are kept and begin with `prefix`. Answered by the broker."""
+
+    prefix: str = ""
+    limit: int = 100

@@ -63,7 +63,14 @@ StorageDamaged when what it finds there cannot be.
 
 
 class Store(Protocol):
-    """An engine. One `commit` or `close` runs at a time, on whichever thread; `read` may be called from any thread."""
+    """An engine. One `commit` or `close` runs at a time, on whichever thread; `read` may be called from any thread.
+
+    `synced_s` is how long the last commit took to write and sync, of all that it took. `recovered` says what was wrong
+    when it was opened, and is not any more; empty when nothing was.
+    """
+
+    synced_s: float
+    recovered: str
 
     def commit(self, commands: Sequence[Command], now_ms: int) -> list[Any]:
         """Apply the commands in order in one transaction and return when it is on disk.

@@ -23,6 +23,9 @@ _Write = tuple[str, bytes, bytes | None]  # space, key, new value or None where 
 class MemoryStore:
     """Keeps the `Store` contract but for durability."""
 
+    synced_s = 0.0  # nothing is written anywhere
+    recovered = ""
+
     def __init__(self, apply: Apply) -> None:
         self._apply = apply
         self._spaces: dict[str, SortedDict] = {}

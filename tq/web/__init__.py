@@ -24,7 +24,7 @@ from tq.errors import (
     TooManyInFlight,
     TooManyQueues,
 )
-from tq.web import formats, native, openapi, shapes
+from tq.web import formats, metrics, native, openapi, shapes, tracing
 from tq.web.exchange import JSON, Answer, Route
 
 
@@ -92,7 +92,7 @@ ROUTES = openapi.published(
         native.send,
         native.sent,
         query=shapes.Options,
-        headers={"Idempotency-Key": shapes.IdempotencyKey},
+        headers={"Idempotency-Key": shapes.IdempotencyKey, **tracing.HEADERS},
         bodies=formats.BODIES,
         answers={200: _json(shapes.Sent), 201: _json(shapes.Sent | shapes.SentBatch)},
         errors=(*_NO_QUEUE, QueueFull, *_NOT_FOR_FIFO),
@@ -209,6 +209,7 @@ ROUTES = openapi.published(
         "/transactions",
         native.transact,
         native.transacted,
+        headers=tracing.HEADERS,
         body=shapes.TransactionBody,
         answers={200: _json(shapes.SentBatch)},
         errors=(*_NO_QUEUE, QueueFull, StaleReceipt, *_NOT_FOR_FIFO),
@@ -222,7 +223,31 @@ ROUTES = openapi.published(
         answers={200: formats.MESSAGE_PAGE},
         errors=_NO_QUEUE,
     ),
+    Route(
+        "GET",
+        "/queues/{queue}/history",
+        native.get_history,
+        native.history_shown,
+        answers={200: _json(shapes.History)},
+        errors=_NO_QUEUE,
+    ),
+    Route(
+        "GET",
+        "/history",
+        native.list_history,
+        native.histories_listed,
+        query=shapes.HistoryParameters,
+        answers={200: _json(shapes.RecentHistory)},
+    ),
     Route("GET", "/status", native.get_status, native.status_shown, answers={200: _json(shapes.Status)}),
+    Route(
+        "GET",
+        "/metrics",
+        metrics.get_metrics,
+        metrics.metrics_shown,
+        answers={200: Answer({metrics.TEXT: str, metrics.OPENMETRICS: str})},
+        is_rendered_in_parts=True,
+    ),
     Route("GET", "/healthz", native.get_health, native.is_well, answers={200: _json(shapes.Well)}, is_open=True),
     Route("GET", "/readyz", native.probe, native.is_well, answers={200: _json(shapes.Well)}, is_open=True),
 )

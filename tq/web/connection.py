@@ -54,10 +54,10 @@ class Connection(asyncio.Protocol):
         self,
         delegate: httputil.HTTPServerConnectionDelegate,
         traffic: Traffic[Connection],
-        problem: Callable[[TqError], tuple[bytes, bytes]],
+        problem: Callable[[Stream, TqError], tuple[bytes, bytes]],
         known: KnownHeads,
     ) -> None:
-        """`problem` makes head and body of the answer to what is refused here.
+        """`problem` makes head and body of the answer to a stream that is refused here.
 
         `traffic` and `known` are shared by connections that have the same limits.
         """
@@ -112,7 +112,7 @@ class Connection(asyncio.Protocol):
         if self._parser.is_over:
             self._discarded_bytes += len(data)
             if self._discarded_bytes > DISCARD_BYTES:
-                self._reset()
+                self._cut("flood")
         elif self._unfed:
             self._unfed = bytes(self._unfed) + data
             self._set_reading()
@@ -302,7 +302,7 @@ class Connection(asyncio.Protocol):
             stream.task = self._loop.create_task(stream.drive(stream.delegate))
         else:
             assert stream.head.refusal
-            stream.respond(*self._problem(stream.head.refusal))
+            stream.respond(*self._problem(stream, stream.head.refusal))
         return True
 
     # --- output --------------------------------------------------------------------------
@@ -352,7 +352,7 @@ class Connection(asyncio.Protocol):
             self._reset()
             return
         stream.keep_alive = False
-        stream.respond(*self._problem(error))
+        stream.respond(*self._problem(stream, error))
 
     def _end(self) -> None:
         """The last answer was written. While there is something unread, closing would take it back from the client."""
@@ -399,12 +399,13 @@ class Connection(asyncio.Protocol):
     def give_way(self) -> None:
         """A body that is coming is refused; where an answer does not leave, that is the end of the connection."""
         if self._parser.part == "body" and not self._is_write_paused:
+            self._traffic.metrics.refused["transit_bytes"] += 1
             self._discarded_bytes += 1  # the client is in the midst of sending: it is to see the answer
             self._parser.refuse(Overloaded("The server holds too much that is on its way; try again."))
             self._unfed = b""
             self._pump()
         elif not self._transport.is_closing() or self._transport.get_write_buffer_size():
-            self._reset()
+            self._cut("transit_bytes")
 
     # --- time and the end -------------------------------------------------------------------
 
@@ -440,10 +441,10 @@ class Connection(asyncio.Protocol):
         if self._is_write_paused or is_closing:
             self._weigh()
             if silence_s > limits.body_seconds + self._moved_bytes() / SLOWEST_BYTES_S:
-                self._reset()
+                self._cut("answer")
         elif self._is_lingering:
             if silence_s > limits.header_seconds:
-                self._reset()
+                self._cut("answer")
         elif self._is_held_up or self._parser.owes_continue:
             pass  # it is not the client who is slow
         elif part == "header":
@@ -453,7 +454,12 @@ class Connection(asyncio.Protocol):
             if silence_s > limits.body_seconds + self._moved_bytes() / SLOWEST_BYTES_S:
                 self._time_out(part)
         elif not self._running and not self._has_waiting and silence_s > limits.idle_seconds:
+            self._traffic.metrics.connections_cut["idle"] += 1
             self._transport.close()
+
+    def _cut(self, reason: str) -> None:
+        self._traffic.metrics.connections_cut[reason] += 1
+        self._reset()
 
     def _reset(self) -> None:
         """Close at once, and let the kernel forget what it has not sent."""
@@ -462,6 +468,7 @@ class Connection(asyncio.Protocol):
         self._transport.abort()
 
     def _time_out(self, part: str) -> None:
+        self._traffic.metrics.connections_cut[part] += 1
         self._parser.refuse(RequestTimeout(f"The {part} took too long to arrive."))
         self._pump()
 

@@ -150,6 +150,8 @@ class Response(Struct, frozen=True):
     body: bytes = b""
     content_type: str | None = None
     headers: tuple[tuple[str, str], ...] = ()
+    cache: str = "no-store"
+    outcome: tuple[int, str] | None = None  # of what went wrong: the status and the code, as it is counted
 
 
 class Problem(Struct, frozen=True):
@@ -169,14 +171,18 @@ def problem(error: TqError, headers: tuple[tuple[str, str], ...] = ()) -> Respon
     if error.status == http.HTTPStatus.UNAUTHORIZED:
         headers = (*headers, ("WWW-Authenticate", "Bearer"))
     body = Problem("about:blank", error.title, error.status, error.code, error.detail)
-    return Response(error.status, msgspec.json.encode(body), PROBLEM, headers)
+    return Response(error.status, msgspec.json.encode(body), PROBLEM, headers, outcome=(error.status, error.code))
 
 
-Steps = Generator[Command | Query, Any, Response]
-"""What takes several commands: it yields each, is sent its result or thrown its TqError, and returns the response."""
+Steps = Generator[Command | Query | None, Any, Response]
+"""What takes several commands: it yields each, is sent its result or thrown its TqError, and returns the response.
+
+What takes long yields None, to go on when others had their turn of the loop.
+"""
 
 Ask = Callable[[Request], Command | Query | Response | Steps]
 Render = Callable[[Request, Any], Response]
+RenderInParts = Callable[[Request, Any], Steps]
 
 
 class Answer(Struct, frozen=True):
@@ -200,7 +206,7 @@ class Route(Struct, frozen=True):
     method: str
     path: str
     ask: Ask
-    render: Render
+    render: Render | RenderInParts
     answers: Mapping[int, Answer] = {}
     query: type[Struct] | None = NoParameters  # None when `ask` reads it
     body: Any = None
@@ -209,7 +215,9 @@ class Route(Struct, frozen=True):
     headers: Mapping[str, Any] = {}
     errors: tuple[type[TqError], ...] = ()
     is_open: bool = False  # asks for no token: for all, or it checks signatures by itself
+    unless: str = ""  # a parameter of the query string with which it is the other row of this path and method
     refuse: Callable[[Request, TqError], Response] = lambda _, error: problem(error)
+    is_rendered_in_parts: bool = False
 
     @property
     def reads_body(self) -> bool:

@@ -22,6 +22,7 @@ from msgspec.structs import replace
 from tq import model
 from tq.errors import InvalidRequest
 from tq.model import Draft, Message
+from tq.web import tracing
 from tq.web.exchange import ANY, JSON, NO_PAGE, Answer, NoParameters, Request, Response, decode
 from tq.web.shapes import (
     MAX_BATCH,
@@ -81,6 +82,8 @@ def read_drafts(request: Request) -> tuple[Draft, ...]:
         options = request.query_as(Options)
         media_type = _kept_type(request.headers["content-type"])
         drafts = (to_draft(request.body, media_type, options, UNSET, "query string: $"),)
+    if tracing.PARENT in request.headers:
+        drafts = tracing.traced(request.headers, drafts)
     return _with_key(request, drafts) if "idempotency-key" in request.headers else drafts
 
 
@@ -375,12 +378,15 @@ def _from_json(content: bytes) -> Raw:
 
 
 def _headers(message: Message, queue: str | None = None) -> tuple[tuple[str, str], ...]:
-    """The metadata as `Tq-*` headers: structures as JSON, and text that a header cannot carry percent-encoded."""
+    """The metadata as `Tq-*` headers: structures as JSON, and text that a header cannot carry percent-encoded.
+
+    A trace context among the message's headers stands there as itself too, where who traces HTTP looks for it.
+    """
     headers = [("Tq-Id", str(message.id))]
     for name, value in metadata(message, queue).items():
         text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
         headers.append((_header_name(name), quote(text, safe=_HEADER_SAFE)))
-    return (*headers, *NO_PAGE)
+    return (*headers, *tracing.trace_of(message.headers or {}).items(), *NO_PAGE)
 
 
 def _header_name(field: str) -> str:
@@ -397,7 +403,8 @@ ONE_MESSAGE = Answer(
         _header_name(name): str | UnsetType
         for name in Shown.__struct_fields__
         if name not in ("content", "content_type", "encoding")
-    },
+    }
+    | {tracing.PARENT: str | UnsetType, tracing.STATE: str | UnsetType},
 )
 MESSAGES = Answer(
     {JSON: Messages | Shown, NDJSON: list[Shown], MSGPACK: Messages | Shown, ANY: bytes}, ONE_MESSAGE.headers

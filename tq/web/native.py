@@ -12,7 +12,8 @@ from msgspec import UNSET
 
 from tq import model
 from tq.errors import InvalidQueueName, InvalidRequest, MessageNotFound, TqError
-from tq.web import formats, shapes
+from tq.history import NO_AGE
+from tq.web import formats, shapes, tracing
 from tq.web.exchange import Request, Response, json_response
 
 _QUEUE_NAME = re.compile(model.QUEUE_NAME)
@@ -67,6 +68,33 @@ def get_queue(request: Request) -> model.GetQueue:
 
 def queue_shown(_: Request, result: model.QueueInfo) -> Response:
     return json_response(200, _queue(result))
+
+
+def get_history(request: Request) -> model.GetHistory:
+    """Look at the last hour of a queue's numbers."""
+    return model.GetHistory(request.params["queue"])
+
+
+def history_shown(_: Request, history: model.QueueHistory) -> Response:
+    columns: dict[str, Any] = dict(history.columns)
+    ages_ms = columns.pop("oldest_message_age_ms")
+    columns["oldest_message_age_seconds"] = [None if age_ms == NO_AGE else age_ms / 1000 for age_ms in ages_ms]
+    shown = shapes.History(history.name, _seconds(history.ages_ms), shapes.Figures(**columns))
+    return json_response(200, shown)
+
+
+def list_history(request: Request) -> model.ListHistory:
+    """Look at the last hour of the most active queues, in short."""
+    return model.ListHistory(request.asked.prefix, request.asked.limit)
+
+
+def histories_listed(_: Request, recent: model.RecentHistory) -> Response:
+    queues = {name: shapes.RecentFigures(**columns) for name, columns in recent.queues.items()}  # type: ignore[arg-type]
+    return json_response(200, shapes.RecentHistory(_seconds(recent.ages_ms), queues))
+
+
+def _seconds(times_ms: tuple[int, ...]) -> list[float]:
+    return [time_ms / 1000 for time_ms in times_ms]
 
 
 def delete_queue(request: Request) -> model.DeleteQueue:
@@ -350,9 +378,12 @@ def transact(request: Request) -> model.Transaction:
     body: shapes.TransactionBody = request.told
     if not 1 <= len(body.ack) + len(body.send) <= model.MAX_PARTS:
         raise InvalidRequest(f"A transaction has 1 to {model.MAX_PARTS:,} parts - at `$`.")
+    drafts = tracing.traced(
+        request.headers, (formats.json_draft(part, "$.send", index) for index, part in enumerate(body.send))
+    )
     return model.Transaction(
         tuple((part.queue, part.receipt) for part in body.ack),
-        tuple((part.queue, formats.json_draft(part, "$.send", index)) for index, part in enumerate(body.send)),
+        tuple((part.queue, draft) for part, draft in zip(body.send, drafts, strict=True)),
     )
 
 

@@ -69,9 +69,10 @@ def published(*routes: Route) -> tuple[Route, ...]:
     def get_document(request: Request) -> Response:
         """This document."""
         # It is asked for each time, for the server may be another version by then; when it is not, that is all.
-        headers = (("ETag", tag), ("Cache-Control", "no-cache"))
-        is_known = tag in request.headers.get("if-none-match", "")
-        return Response(304, headers=headers) if is_known else Response(200, document, JSON, headers)
+        headers = (("ETag", tag),)
+        if tag in request.headers.get("if-none-match", ""):
+            return Response(304, headers=headers, cache="no-cache")
+        return Response(200, document, JSON, headers, "no-cache")
 
     answers = {200: Answer({JSON: dict[str, Any]}, {"ETag": str}), 304: Answer({}, {"ETag": str})}
     own = Route("GET", PATH, get_document, _as_it_is, headers={"If-None-Match": str}, answers=answers, is_open=True)

@@ -32,7 +32,7 @@ MAX_KNOWN_NAMES = 1_000  # of headers …
 MAX_KNOWN_NAME = 50  # … and bytes of one
 _REPEATED = {"GET", "POST"}  # in the paths of other methods stands a message
 # A head with one of these says more than how long the body is, or does not come again.
-_NOT_LEARNED = {"transfer-encoding", "expect", "upgrade", "connection", "x-amz-date", "idempotency-key"}
+_NOT_LEARNED = {"transfer-encoding", "expect", "upgrade", "connection", "x-amz-date", "idempotency-key", "traceparent"}
 
 log = logging.getLogger("tq.web")
 

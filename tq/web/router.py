@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any, get_type_hints
-from urllib.parse import unquote
+from urllib.parse import parse_qsl, unquote
 
 from tq.errors import MethodNotAllowed, NotFound
 from tq.model import Command
@@ -24,27 +24,33 @@ class Resource:
 
     def __init__(self) -> None:
         self._routes: dict[str, Route] = {}
-        self._looking: set[str] = set()  # methods
+        self.path = ""
+        self._plain: dict[str, Route] = {}  # those that a parameter of the query string turns into the ones above
+        self._looking: set[int] = set()  # by identity
         self.variables: list[str] = []
         self.allow = "OPTIONS"
 
     def add(self, route: Route) -> None:
-        self._routes[route.method] = route
+        self.path = route.path
+        routes = self._plain if route.unless else self._routes
+        routes[route.method] = route
         self.variables = [segment[1:-1] for segment in route.path.split("/") if segment.startswith("{")]
         asks_for = get_type_hints(route.ask)["return"]
         if isinstance(asks_for, type) and not issubclass(asks_for, Command):
-            self._looking.add(route.method)
+            self._looking.add(id(route))
             if route.method == "GET":
-                self._looking.add("HEAD")
-                self._routes["HEAD"] = route
-        self.allow = ", ".join(sorted({*self._routes, "OPTIONS"}))
+                routes["HEAD"] = route
+        self.allow = ", ".join(sorted({*self._routes, *self._plain, "OPTIONS"}))
 
-    def is_change(self, method: str) -> bool:
-        """Whether the method may do more than look."""
-        return method not in self._looking
+    def is_change(self, route: Route) -> bool:
+        """Whether one of its routes may do more than look."""
+        return id(route) not in self._looking
 
-    def route(self, method: str) -> Route:
+    def route(self, method: str, query: str = "") -> Route:
         """Raises MethodNotAllowed."""
+        plain = self._plain.get(method)
+        if plain and all(name != plain.unless for name, _ in parse_qsl(query, keep_blank_values=True)):
+            return plain
         route = self._routes.get(method)
         if route is None:
             raise MethodNotAllowed(f"This path takes {self.allow}.")

@@ -11,6 +11,7 @@ import re
 import socket
 import ssl
 import time
+from collections import defaultdict
 from functools import lru_cache
 from ipaddress import ip_address
 from types import GeneratorType
@@ -19,12 +20,15 @@ from typing import Any, cast
 from tornado import httputil, netutil
 
 from tq import __version__
-from tq.broker import Broker, Look, Ticket
+from tq.broker import Broker, Ticket
 from tq.errors import EXIT_ADDRESS, EXIT_USAGE, InternalError, InvalidRequest, MethodNotAllowed, StartError, TqError
+from tq.metrics import METHOD_OTHER, ROUTE_UNKNOWN, Outcome
 from tq.model import Command, Query, Receive, Received, Send, Settle
 from tq.settings import Settings
+from tq.survey import Look
 from tq.tokens import Token, Tokens
-from tq.web import ROUTES
+from tq.web import ROUTES, dashboard
+from tq.web.access import AccessLog
 from tq.web.browsers import Browsers
 from tq.web.connection import MAX_REFUSED, Connection
 from tq.web.exchange import Request, Response, Route, Steps, problem
@@ -48,17 +52,19 @@ log = logging.getLogger("tq.web")
 class Application(httputil.HTTPServerConnectionDelegate):
     """What a connection asks for a delegate for each request."""
 
-    def __init__(self, broker: Broker, settings: Settings) -> None:
+    def __init__(self, broker: Broker, settings: Settings, access: AccessLog | None = None) -> None:
         self.broker = broker
+        self.access = access
+        self._exchange = _LoggedExchange if access else _Exchange
         self.settings = settings
-        self._sqs = Endpoint(settings)
+        self._sqs = Endpoint(settings, broker.metrics)
         self._browsers = Browsers(settings)
         self._has_cors = self._browsers.has_cors
-        self.router = Router((*ROUTES, *self._sqs.routes()))
+        self.router = Router((*ROUTES, *self._sqs.routes(), *dashboard.routes()))
         self._known = lru_cache(maxsize=REMEMBERED_TARGETS)(self._find)
         self.use_tokens(None)
         self._second = 0
-        self._heads: dict[tuple[int, str | None], bytes] = {}
+        self._heads: dict[tuple[int, str | None, str], bytes] = {}
 
     def use_tokens(self, tokens: Tokens | None) -> None:
         """From now on, ask for one of these; heads that were seen before must not be known any more."""
@@ -66,7 +72,7 @@ class Application(httputil.HTTPServerConnectionDelegate):
 
     def start_request(self, server_conn: object, request_conn: httputil.HTTPConnection) -> WholeRequest:
         assert isinstance(request_conn, Stream)
-        return _Exchange(self, request_conn)
+        return self._exchange(self, request_conn)
 
     def call(self, head: Head) -> _Call:
         """What a head asks for. Raises the TqErrors of its route."""
@@ -74,28 +80,38 @@ class Application(httputil.HTTPServerConnectionDelegate):
         authority, path, query, resource, variables = find(head.target)
         if head.method == "OPTIONS":
             self._browsers.check(head.headers, authority, is_change=False)
-            return _Call(response=Response(204, headers=(("Allow", resource.allow),)))
+            counts = self.broker.metrics.outcomes("OPTIONS", resource.path)
+            return _Call(counts, response=Response(204, headers=(("Allow", resource.allow),)))
+        counts = self.broker.metrics.outcomes(head.method, resource.path)
         try:
-            route = resource.route(head.method)
+            route = resource.route(head.method, query)
         except MethodNotAllowed as error:
-            return _Call(response=problem(error, (("Allow", resource.allow),)))
+            return _Call(counts, response=problem(error, (("Allow", resource.allow),)))
         request = Request(head.method, path, query, head.headers, variables, b"")
         try:
-            self._browsers.check(head.headers, authority, is_change=resource.is_change(head.method))
+            self._browsers.check(head.headers, authority, is_change=resource.is_change(route))
         except TqError as error:
-            return _Call(response=route.refuse(request, error))
+            return _Call(counts, response=route.refuse(request, error))
         token = self._tokens.bearer(head.headers.get("authorization")) if self._tokens and not route.is_open else None
         if route.query:
             request.asked = request.query_as(route.query)
         if route.reads_body:
-            return _Call(route, request, token=token)
+            return _Call(counts, route, request, token=token)
         parsed = route.parse(request)
         if isinstance(parsed, Response):
-            return _Call(response=parsed)
+            return _Call(counts, response=parsed)
         asked = cast("Command | Query", parsed)  # only a body asks for several
         if token:
             token.check(asked)
-        return _Call(route, request, asked)
+        return _Call(counts, route, request, asked)
+
+    def outcomes(self, head: Head) -> defaultdict[Outcome, int]:
+        """Where the answer to a head is counted that could not be called."""
+        try:
+            path = self._find(head.target)[3].path
+        except TqError:
+            path = ROUTE_UNKNOWN
+        return self.broker.metrics.outcomes(head.method, path)
 
     def _find(self, target: str) -> tuple[str, str, str, Resource, dict[str, str]]:
         """Authority, path, query string, and what is at the path. Raises NotFound, InvalidRequest."""
@@ -108,7 +124,7 @@ class Application(httputil.HTTPServerConnectionDelegate):
         if second != self._second:
             self._second = second
             self._heads.clear()
-        kind = response.status, response.content_type
+        kind = response.status, response.content_type, response.cache
         head = self._heads.get(kind) or self._heads.setdefault(kind, self._make_head(*kind))
         if response.headers:
             for name, value in response.headers:
@@ -117,11 +133,11 @@ class Application(httputil.HTTPServerConnectionDelegate):
             head += self._browsers.cors(asked)
         return head
 
-    def _make_head(self, status: int, content_type: str | None) -> bytes:
+    def _make_head(self, status: int, content_type: str | None, cache: str) -> bytes:
         headers = {
             "Server": f"tq/{__version__}",
             "Date": email.utils.formatdate(self._second, usegmt=True),
-            "Cache-Control": "no-store",
+            "Cache-Control": cache,
             "X-Content-Type-Options": "nosniff",
         }
         if content_type:
@@ -129,9 +145,12 @@ class Application(httputil.HTTPServerConnectionDelegate):
         lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
         return f"HTTP/1.1 {status} {http.client.responses[status]}\r\n{''.join(lines)}".encode("latin-1")
 
-    def refusal(self, error: TqError) -> tuple[bytes, bytes]:
+    def refusal(self, stream: Stream, error: TqError) -> tuple[bytes, bytes]:
         """Head and body of the answer to what a connection refuses by itself."""
         response = problem(error)
+        if self.access:
+            self.access.add(stream.remote_ip, stream.head, response, time.perf_counter())
+        self.broker.metrics.outcomes(METHOD_OTHER)[error.status, error.code] += 1
         return self.head(response), response.body
 
 
@@ -139,21 +158,23 @@ class _Call:
     """What a head asks for, which is found once for all the requests that share it (`Head.call`).
 
     `asked` is None where it depends on the body too, and everything but `response` where the head is all it takes.
-    `token` is whose rights are still to be looked at.
+    `token` is whose rights are still to be looked at. `counts` are those of its route.
     """
 
-    __slots__ = ("asked", "request", "response", "route", "token")
+    __slots__ = ("asked", "counts", "request", "response", "route", "token")
 
     def __init__(
         self,
+        counts: defaultdict[Outcome, int],
         route: Route | None = None,
         request: Request | None = None,
         asked: Command | Query | None = None,
         response: Response | None = None,
         token: Token | None = None,
     ) -> None:
+        self.counts = counts
         self.token = token
-        self.route = route
+        self.route: Any = route  # a Route; a check of it for each answer would take longer than to count it
         self.request = request
         self.asked = asked
         self.response = response
@@ -174,21 +195,25 @@ class _Exchange(WholeRequest):
         try:
             self._read(head, body)
         except TqError as error:
-            self._response = problem(error)
+            self._refuse(head, error)
         except Exception:
             log.exception("%s %s failed", head.method, head.path)
-            self._response = problem(InternalError())
+            self._refuse(head, InternalError())
+
+    def _refuse(self, head: Head, error: TqError) -> None:
+        self._response = problem(error)
+        self._call = _Call(self._application.outcomes(head))
 
     def _read(self, head: Head, body: bytes) -> None:
         call: _Call | None = head.call
         if call is None:
             call = head.call = self._application.call(head)
+        self._call = call
         if call.response:
             self._response = call.response
             return
         assert call.route
         assert call.request
-        self._route = call.route
         self._request = call.request
         asked = call.asked
         if asked is None:
@@ -213,6 +238,9 @@ class _Exchange(WholeRequest):
             self.needs_client = True
         elif kind is Send or kind is Settle:
             self.may_overlap = True
+        elif call.route.is_rendered_in_parts:
+            self._steps = _in_parts(call.route, self._request)
+            next(self._steps)
 
     def run(self) -> None:
         if self._response:
@@ -240,7 +268,7 @@ class _Exchange(WholeRequest):
             self._respond(problem(result))
             return
         try:
-            response = self._route.render(self._request, result)
+            response: Response = self._call.route.render(self._request, result)
         except TqError as error:
             response = problem(error)
         except Exception:
@@ -260,7 +288,10 @@ class _Exchange(WholeRequest):
             log.exception("%s %s could not be answered", self._request.method, self._request.path)
             self._respond(problem(InternalError()))
         else:
-            self._submit(asked)
+            if asked is not None:
+                self._submit(asked)
+            elif self._stream.delegate is self:  # else the client is gone
+                asyncio.get_running_loop().call_soon(self._step, steps, None)
 
     def _is_in_vain(self, received: Received) -> bool:
         """Whether the client of a long poll has gone meanwhile; then its messages go back."""
@@ -271,8 +302,34 @@ class _Exchange(WholeRequest):
         return True
 
     def _respond(self, response: Response) -> None:
+        self._call.counts[response.outcome or response.status] += 1
         body = None if response.status in BODILESS else response.body
         self._stream.respond(self._application.head(response, self._stream.head), body)
+
+
+class _LoggedExchange(_Exchange):
+    """One that is in the access log; others do not even ask whether they are."""
+
+    _began_s = 0.0
+
+    def receive(self, head: Head, body: bytes) -> None:
+        self._began_s = time.perf_counter()
+        super().receive(head, body)
+
+    def _respond(self, response: Response) -> None:
+        super()._respond(response)
+        access = self._application.access
+        assert access
+        access.add(self._stream.remote_ip, self._stream.head, response, self._began_s)
+
+
+def _in_parts(route: Route, request: Request) -> Steps:
+    """What comes behind the first command, for which it waits, of a route that renders in parts."""
+    try:
+        result = yield None
+    except TqError as error:
+        return problem(error)
+    return (yield from cast("Steps", route.render(request, result)))
 
 
 def _split_target(target: str) -> tuple[str, str, str]:
@@ -306,12 +363,13 @@ class Server:
             body_seconds=settings.body_seconds,
             idle_seconds=settings.idle_seconds,
         )
-        self._traffic: Traffic[Connection] = Traffic(self._limits)
+        self._traffic: Traffic[Connection] = Traffic(self._limits, application.broker.metrics)
         self._connections = self._traffic.members
         self._unchecked: list[Connection] = []
         self._known = KnownHeads()
         self._servers: list[asyncio.Server] = []
-        self._handshakes = Handshakes(self.accept, self._has_room, settings.header_seconds)
+        self._check_due_s = 0.0
+        self._handshakes = Handshakes(self.accept, self._has_room, settings.header_seconds, application.broker.metrics)
         self.use_tls(tls)
 
     def use_tokens(self, tokens: Tokens | None) -> None:
@@ -357,6 +415,10 @@ class Server:
     def _check(self) -> None:
         """Give up clients that are too slow: some at a time, so that ten thousand hold up nobody."""
         loop = asyncio.get_running_loop()
+        now_s = time.monotonic()
+        if self._check_due_s:
+            self._application.broker.metrics.loop_delay_seconds.add(max(0.0, now_s - self._check_due_s))
+        self._check_due_s = now_s + CHECK_S / CHECK_SHARES
         self._check_timer = loop.call_later(CHECK_S / CHECK_SHARES, self._check)
         if not self._unchecked:
             self._unchecked = list(self._connections)
@@ -378,7 +440,9 @@ class Server:
                 while any(connection.is_busy for connection in self._connections):
                     await asyncio.sleep(DRAIN_CHECK_S)
         except TimeoutError:
-            log.warning("requests still in hand were cut off")
+            busy = sum(connection.is_busy for connection in self._connections)
+            told = {"event": "cut_off", "connections": busy}
+            log.warning("requests still in hand on %(connections)d connections were cut off", told)
         self._check_timer.cancel()
         for connection in list(self._connections):
             connection.close()

@@ -54,6 +54,11 @@ class ListParameters(Struct, frozen=True, forbid_unknown_fields=True):
     limit: Limit = 100
 
 
+class HistoryParameters(Struct, frozen=True, forbid_unknown_fields=True):
+    prefix: Annotated[str, Meta(description="Only the queues whose names begin with it.")] = ""
+    limit: Limit = 100
+
+
 class DeleteParameters(Struct, frozen=True, forbid_unknown_fields=True):
     if_empty: Annotated[bool, Meta(description="Refuse when there are messages.")] = False
 
@@ -335,6 +340,49 @@ class Move(Struct, frozen=True, forbid_unknown_fields=True):
 
 class Moves(Struct, frozen=True, forbid_unknown_fields=True):
     moves: list[Move]
+
+
+SecondsAgo = Annotated[list[float], Meta(description="When each of the numbers was, the oldest first.")]
+
+
+class Figures(Struct, frozen=True, forbid_unknown_fields=True):
+    """Numbers of a queue, one of each for each time. From `sent` on they count what has happened until then."""
+
+    ready: list[int]
+    in_flight: list[int]
+    delayed: list[int]
+    blocked: list[int]
+    bytes: list[int]
+    oldest_message_age_seconds: list[float | None]
+    sent: list[int]
+    received: list[int]
+    acked: list[int]
+    timed_out: list[int]
+    dead_lettered: list[int]
+
+
+class History(Struct, frozen=True, forbid_unknown_fields=True):
+    """Empty for a queue that is not among those whose history is kept, or not yet."""
+
+    queue: QueueName
+    seconds_ago: SecondsAgo
+    figures: Figures
+
+
+class RecentFigures(Struct, frozen=True, forbid_unknown_fields=True):
+    """They end with the last of the times. `messages` in any state, the most since the time before."""
+
+    messages: list[int]
+    sent: list[int]
+    received: list[int]
+    acked: list[int]
+    timed_out: list[int]
+    dead_lettered: list[int]
+
+
+class RecentHistory(Struct, frozen=True, forbid_unknown_fields=True):
+    seconds_ago: SecondsAgo
+    queues: dict[str, RecentFigures]
 
 
 class Status(Struct, frozen=True, forbid_unknown_fields=True):

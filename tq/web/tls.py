@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from tq.errors import EXIT_USAGE, StartError
+from tq.metrics import Metrics
 from tq.settings import Settings
 
 ACCEPT_AGAIN_S = 1.0  # as asyncio's own servers
@@ -75,7 +76,13 @@ class Handshakes:
     asyncio's own servers tell of a connection only when its handshake is over, and keep the context they began with.
     """
 
-    def __init__(self, accept: Callable[[], asyncio.Protocol], has_room: Callable[[str], bool], seconds: float) -> None:
+    def __init__(
+        self,
+        accept: Callable[[], asyncio.Protocol],
+        has_room: Callable[[str], bool],
+        seconds: float,
+        metrics: Metrics,
+    ) -> None:
         """`accept` makes the protocol of a connection that has one behind it; `seconds` is all that it may take.
 
         `has_room` says whether one more may begin from an address.
@@ -83,6 +90,8 @@ class Handshakes:
         self._accept = accept
         self._has_room = has_room
         self._seconds = seconds
+        self._metrics = metrics
+        metrics.gauges["handshakes"] = lambda: len(self._running)
         self.context: ssl.SSLContext | None = None  # of those that begin now
         self._listening: dict[socket.socket, asyncio.Task[None]] = {}
         self._running: set[asyncio.Task[None]] = set()
@@ -117,6 +126,7 @@ class Handshakes:
                 self.by_address[peer[0]] += 1
                 task.add_done_callback(partial(self._end, peer[0]))
             else:
+                self._metrics.connections_refused["unanswered"] += 1
                 accepted.close()
 
     def _end(self, peer: str, task: asyncio.Task[None]) -> None:
@@ -135,4 +145,6 @@ class Handshakes:
                 ssl_shutdown_timeout=self._seconds,
             )
         except OSError as error:  # among which are timeouts, and what TLS has to say
-            log.warning("a TLS handshake with %s failed: %s", peer, error)
+            self._metrics.handshakes_failed += 1
+            told = {"event": "handshake_failed", "client": peer, "error": str(error)}
+            log.warning("a TLS handshake with %(client)s failed: %(error)s", told)

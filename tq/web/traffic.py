@@ -8,15 +8,19 @@ quickest always gets to the end, and one who is alone is never too much.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from typing import Generic, Protocol, TypeVar
 
 from msgspec import Struct
 
 from tq.errors import Overloaded
+from tq.metrics import Metrics
 
 ROOM = 8  # a part of what may be held is made free at once: to look for the slowest takes some milliseconds
 FREE_BYTES = 64 * 1024  # of each connection; as much as is read ahead of what is parsed
+
+log = logging.getLogger("tq.web")
 
 
 class Limits(Struct, frozen=True):
@@ -49,8 +53,13 @@ M = TypeVar("M", bound=Member)
 
 
 class Traffic(Generic[M]):
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, metrics: Metrics | None = None) -> None:
         self.limits = limits
+        self.metrics = metrics or Metrics()
+        self.metrics.gauges["connections"] = lambda: len(self.members)
+        self.metrics.gauges["connections_max"] = lambda: limits.max_connections
+        self.metrics.gauges["transit_bytes"] = lambda: self._weighed_bytes
+        self.metrics.gauges["transit_max_bytes"] = lambda: limits.max_transit_bytes
         self.members: set[M] = set()
         self.by_address: Counter[str] = Counter()
         self._weighed: set[M] = set()
@@ -60,13 +69,20 @@ class Traffic(Generic[M]):
         """Count one more. Why it must be refused, and how many are too many with it."""
         self.members.add(member)
         self.by_address[member.peer] += 1
+        self.metrics.connections_opened += 1
         over = len(self.members) - self.limits.max_connections
         if over > 0:
-            return Overloaded("There are too many connections."), over
+            return self._refuse(member, "total", "There are too many connections."), over
         over = self.by_address[member.peer] - self.limits.max_connections_per_address
         if over > 0:
-            return Overloaded("There are too many connections from this address."), over
+            return self._refuse(member, "address", "There are too many connections from this address."), over
         return None, 0
+
+    def _refuse(self, member: M, reason: str, sentence: str) -> Overloaded:
+        self.metrics.connections_refused[reason] += 1
+        told = {"event": "connection_refused", "client": member.peer, "reason": reason, "open": len(self.members)}
+        log.warning("a connection from %(client)s is refused, %(open)d are open (%(reason)s)", told)
+        return Overloaded(sentence)
 
     def leave(self, member: M) -> None:
         self.members.discard(member)

@@ -91,6 +91,9 @@ class LmdbStore:
         self._closing = Lock()
         self._failure: StorageFailed | None = None
         self._is_committing = False
+        self._is_full = False
+        self.synced_s = 0.0
+        self.recovered = ""
         self._directory = DataDirectory(path)
         self._fault = FaultNote(path)
         self._readers_checked_at = 0.0
@@ -147,10 +150,12 @@ class LmdbStore:
 
     def _verify_data_file(self, missing_pages: int, fault: str) -> None:
         """Raises StartError, OSError."""
+        left = {"event": "recovery", "pages": missing_pages, "fault": fault}
         if missing_pages:
-            log.warning("data.mdb ends %d pages early: verifying its structure", missing_pages)
+            log.warning("data.mdb ends %(pages)d pages early: verifying its structure", left)
         else:
-            log.warning("verifying the structure of data.mdb, for the last server ended with: %s", fault)
+            log.warning("verifying the structure of data.mdb, for the last server ended with: %(fault)s", left)
+        began_s = time.monotonic()
         findings = _verify(self._directory.path)
         if findings:
             raise self._refuse_data(f"{'was cut short' if missing_pages else 'is damaged'} ({findings[0]})")
@@ -159,6 +164,9 @@ class LmdbStore:
                 f"has ended two servers, though its structure is sound ({fault}): remove the file `fault` to try again"
             )
             raise self._refuse_data(why)
+        took_s = round(time.monotonic() - began_s, 3)
+        log.warning("data.mdb is sound, which took %(seconds).1f s to see", {"event": "verified", "seconds": took_s})
+        self.recovered = fault or f"{missing_pages} pages were missing"
         if fault:
             self._fault.verified()
 
@@ -174,9 +182,12 @@ class LmdbStore:
     def commit(self, commands: Sequence[Command], now_ms: int) -> list[Any]:
         if self._failure:
             raise self._failure
+        self.synced_s = 0.0
         now = time.monotonic()
         self._check_readers(now)
         available = self._available_bytes(now)
+        if (available < self._reserve_bytes) != self._is_full:
+            self._tell_room(available)
         if available >= self._reserve_bytes:
             if self._has_plenty() and self._max_store_bytes is None:
                 self._directory.write_ahead(self._file_bytes())
@@ -184,6 +195,20 @@ class LmdbStore:
         fitting = list(self._fit(commands, available))
         results = iter(self._commit_group([command for command in fitting if command], now_ms))
         return [next(results) if command else StorageFull() for command in fitting]
+
+    def _tell_room(self, available: int) -> None:
+        """Say in the log that there is no room for messages, or again; not again where there is hardly any."""
+        told = {"available_bytes": available, "reserve_bytes": self._reserve_bytes}
+        if available < self._reserve_bytes:
+            self._is_full = True
+            log.error(
+                "the storage is full: %(available_bytes)d bytes are left, below the reserve of %(reserve_bytes)d; "
+                "sends are refused",
+                {"event": "storage_full", **told},
+            )
+        elif available >= self._reserve_bytes + self._reserve_bytes // 64:
+            self._is_full = False
+            log.warning("there is room for messages again", {"event": "storage_has_room", **told})
 
     def _fit(self, commands: Sequence[Command], available: int) -> Iterator[Command | None]:
         """What may be done of each command when only the reserve is left."""
@@ -207,7 +232,8 @@ class LmdbStore:
             except StorageFull:
                 pass  # one by one it will show for which there is no room
             except Exception:
-                log.warning("a group of %d commands failed; running each alone", len(commands), exc_info=True)
+                told = {"event": "group_failed", "commands": len(commands)}
+                log.warning("a group of %(commands)d commands failed; running each alone", told, exc_info=True)
         return [self._commit_alone(command, now_ms) for command in commands]
 
     def _commit_alone(self, command: Command, now_ms: int) -> Any:
@@ -219,7 +245,7 @@ class LmdbStore:
             if command.takes_room:
                 return full
             if self._directory.empty_reserve():
-                log.warning("the disk is full: the reserve is released")
+                log.warning("the disk is full: the reserve is released", {"event": "reserve_released"})
                 return self._commit_alone(command, now_ms)
             smaller = command.smaller()
             return full if smaller is None else self._commit_alone(smaller, now_ms)
@@ -249,6 +275,7 @@ class LmdbStore:
             self._abort(tx)
             raise
         self._is_committing = True
+        began_s = time.perf_counter()
         try:
             self._commit_txn(txn)
         except lmdb.Error as error:
@@ -259,6 +286,7 @@ class LmdbStore:
             raise failure from error
         finally:
             self._is_committing = False
+            self.synced_s += time.perf_counter() - began_s
         self._handles |= tx.opened
         return results
 
@@ -353,6 +381,7 @@ class LmdbStore:
             file_bytes=self._file_bytes(),
             used_bytes=self._used_bytes(),
             available_bytes=max(0, self._room_bytes() - self._reserve_bytes),
+            reserve_bytes=self._reserve_bytes,
         )
 
     def check(self) -> list[str]:

@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 
 from tq.errors import InternalError, TqError
+from tq.metrics import Metrics
 from tq.settings import Settings
 from tq.tokens import Token, Tokens
 from tq.web.exchange import ANY, NO_PAGE, Answer, Request, Response, Route, Steps, decode
@@ -70,7 +71,8 @@ _TARGETS = {TARGET + name: (msgspec.json.Decoder(shape).decode, name) for name, 
 class Endpoint:
     """What answers SQS at `/` and at `/{account}/{queue}`."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        self._counts = metrics.sqs_requests
         self._account = settings.sqs_account
         self._scheme = settings.scheme
         self._purged = Recent(settings.sqs_purge_seconds)
@@ -103,13 +105,17 @@ class Endpoint:
                     yield from self._permitted(request, queues.look_for(call, wanted.queue_url))
                 raise
         except SqsError as error:
-            return protocol.error(error)
+            refusal = error
         except TqError as error:
-            return protocol.error(from_tq(error))
+            refusal = from_tq(error)
         except Exception:
             log.exception("%s %s failed", request.method, request.path)
-            return protocol.error(from_tq(InternalError()))
-        return protocol.answer(output)
+            refusal = from_tq(InternalError())
+        else:
+            self._counts[protocol.operation, ""] += 1
+            return protocol.answer(output)
+        self._counts[protocol.operation, refusal.code] += 1
+        return _told(protocol, refusal)
 
     def _permitted(self, request: Request, operation: Operation) -> Operation:
         """The operation, each part of which the signer must have the right to where there are tokens."""
@@ -151,7 +157,9 @@ _Begin = Callable[[Call, Any], Operation]
 
 
 class _Protocol:
-    """One of the two, for one request."""
+    """One of the two, for one request. `operation` is the name of one that is known, once it was read."""
+
+    operation = "unknown"
 
     def __init__(self, request: Request) -> None:
         self._request = request
@@ -180,7 +188,12 @@ def _protocol_of(request: Request) -> _Protocol:
 
 
 def _refused(request: Request, error: TqError) -> Response:
-    return _protocol_of(request).error(from_tq(error))
+    return _told(_protocol_of(request), from_tq(error))
+
+
+def _told(protocol: _Protocol, error: SqsError) -> Response:
+    response = protocol.error(error)
+    return msgspec.structs.replace(response, outcome=(response.status, error.code))
 
 
 class _Json(_Protocol):
@@ -190,12 +203,12 @@ class _Json(_Protocol):
         target = _TARGETS.get(self._request.headers["x-amz-target"])
         if target is None:
             raise SqsError(UNKNOWN_OPERATION, "The operation that X-Amz-Target names is not known.")
-        decoder, name = target
+        decoder, self.operation = target
         try:
             wanted = decode(decoder, self._request.body or b"{}")
         except TqError as error:
             raise SqsError("SerializationException", error.detail) from error
-        return _OPERATIONS[name][1], wanted
+        return _OPERATIONS[self.operation][1], wanted
 
     def answer(self, output: Output) -> Response:
         told = output if all(output.values()) else {name: value for name, value in output.items() if _is_told(value)}
@@ -231,6 +244,7 @@ class _Query(_Protocol):
         if self._name not in _OPERATIONS or is_out_of_place:
             message = f"The action {self._name} is not valid for this endpoint."
             raise SqsError("InvalidAction", message)
+        self.operation = self._name
         shape, operation = _OPERATIONS[self._name]
         return operation, query.read(self._parameters, self._name, shape)
 
