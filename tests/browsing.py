@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Playwright, Request
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Locator, Page, Playwright, Request, expect
+
+from tests.harness import Server
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-WAIT_MS = 30_000  # many times what anything takes
+WAIT_MS = 20_000  # ten times what it takes until the page has asked again
+LAN = "lan.test"  # a name that Chromium is told to find on this machine
 # Not all violations of the policy are errors on the console, so the page says them itself.
 TELL_VIOLATIONS = """addEventListener("securitypolicyviolation", (event) =>
     console.error(`policy: ${event.violatedDirective} ${event.blockedURI} ${event.sample}`), true)"""
+
+expect.set_options(timeout=WAIT_MS)
 
 
 def chromium_path() -> str | None:
@@ -24,7 +29,8 @@ def chromium_path() -> str | None:
 
 def launch(playwright: Playwright, path: str) -> Browser:
     flags = ["--no-sandbox"] if os.geteuid() == 0 else []
-    return playwright.chromium.launch(executable_path=path, args=[*flags, "--disable-dev-shm-usage"])
+    names = f"--host-resolver-rules=MAP {LAN} 127.0.0.1"
+    return playwright.chromium.launch(executable_path=path, args=[*flags, "--disable-dev-shm-usage", names])
 
 
 class Watched:
@@ -57,7 +63,7 @@ class Watched:
 
     def assert_clean(self) -> None:
         found = [fault for fault in self.faults if not any(part in fault for part in self.expected)]
-        assert found == []
+        assert not found, found
 
 
 @contextmanager
@@ -72,3 +78,48 @@ def watched(browser: Browser, url: str, **options: Any) -> Iterator[Watched]:
         page.assert_clean()
     finally:
         context.close()
+
+
+Watch = Callable[..., AbstractContextManager[Watched]]
+
+
+# --- what tests say of the page -------------------------------------------------------------
+
+
+def make(server: Server, name: str, *contents: Any, **settings: Any) -> None:
+    assert server.request("PUT", f"/queues/{name}", settings).status == 201
+    for content in contents:
+        assert server.request("POST", f"/queues/{name}/messages", {"content": content}).status == 201
+
+
+def shown(server: Server, name: str) -> Any:
+    return server.request("GET", f"/queues/{name}").json
+
+
+def cell(page: Page, queue: str, column: int) -> Any:
+    return (
+        page.get_by_role("row")
+        .filter(has=page.get_by_role("link", name=queue, exact=True))
+        .locator("th, td")
+        .nth(column)
+    )
+
+
+def tile(page: Page, label: str) -> Locator:
+    return page.locator(".tile").filter(has=page.get_by_text(label, exact=True)).locator("dd")
+
+
+def button(page: Page, name: str) -> Locator:
+    return page.get_by_role("button", name=name, exact=True)
+
+
+def assert_accessible(page: Page, axe: str, what: str) -> None:
+    page.evaluate(axe)
+    found = page.evaluate("axe.run(document)")
+    lines = [
+        f"{one['impact']} {one['id']}: {node['html'][:120]} {node.get('failureSummary', '')}"
+        for one in found["violations"]
+        for node in one["nodes"]
+    ]
+    print(f"{what}: {len(found['passes'])} rules passed, {len(lines)} findings")
+    assert lines == [], what

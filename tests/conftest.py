@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,9 @@ from tests.api import NOW_MS, Api
 from tests.bench import Bench
 from tests.documented import assert_documented
 from tests.engines import open_engine
+from tests.environments import Environment
 from tests.guarded import Guarded
-from tests.harness import HOSTS, Server, findings, open_store
+from tests.harness import HOSTS, ROOT, Server, findings, open_store
 from tests.sqs_queue import SqsQueue
 from tests.sqs_server import LocalServer
 from tests.sqs_wire import Json, Query, Wire
@@ -82,6 +85,53 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
     assert found == []
     if request.param == "lmdb":
         assert findings(tmp_path / "store") == []
+
+
+# --- the dashboard in Chromium -------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """One for the tests of a module. Playwright runs a loop of its own on this thread, so no longer than that."""
+    from playwright.sync_api import sync_playwright
+
+    from tests.browsing import chromium_path, launch
+
+    path = chromium_path()
+    if not path:
+        pytest.skip("chromium is not installed")
+    with sync_playwright() as playwright:
+        opened = launch(playwright, path)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def watch(browser: Any) -> Callable[..., Any]:
+    """Opens a page that is watched: `with watch(url) as look`."""
+    from tests.browsing import watched
+
+    return partial(watched, browser)
+
+
+@pytest.fixture
+def look(watch: Callable[..., Any], server: Server) -> Iterator[Any]:
+    """A watched page of `server`."""
+    with watch(server.url) as page:
+        yield page
+
+
+@pytest.fixture(scope="module")
+def axe() -> Iterator[str]:
+    """The source of axe-core, which npm installs. Skips where it cannot."""
+    if not shutil.which("npm"):
+        pytest.skip("npm is not installed")
+    versions = json.loads((ROOT / "tests/dashboard/package.json").read_text())["dependencies"]["axe-core"]
+    environment = Environment("axe", f"npm install --no-package-lock --no-audit --no-fund 'axe-core@{versions}'")
+    try:
+        yield (environment.ready() / "node_modules/axe-core/axe.min.js").read_text()
+    finally:
+        environment.close()
 
 
 # --- SQS -------------------------------------------------------------

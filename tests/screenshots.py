@@ -1,4 +1,4 @@
-"""The pictures of the dashboard in `docs/`: `python -m tests.screenshots` makes them anew.
+"""The pictures of the dashboard in `docs/`: `python -m tests.screenshots` makes them anew, or in another directory.
 
 A server in this process has run a shop's queues for an hour, whose clock was sped up: all that the pictures show was
 sent, received and acknowledged, and sampled every five seconds, as a server does. Then Chromium looks at it.
@@ -154,6 +154,7 @@ class Scene:
             broker.history.take((await broker.call(model.GetFigures())).figures)
             broker.history.finish(self._now_ms())
         broker._sampler = Sampler(broker._look, broker.history, self._now_ms)
+        broker._started_s -= POINTS * SAMPLE_S  # by its own clock it has run for an hour
         listening = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
         server = Server(Application(broker, settings), settings)
@@ -184,7 +185,7 @@ def main(target: Path) -> None:
     with tempfile.TemporaryDirectory() as directory, sync_playwright() as playwright:
         scene = Scene(Path(directory) / "data")
         browser = launch(playwright, path)
-        looks = {"list": ("/", 700, "light"), "queue": ("/#/queues/orders", 1_010, "dark")}
+        looks = {"list": ("/", 905, "light"), "queue": ("/#/queues/orders", 1_010, "dark")}
         for name, (address, height, scheme) in looks.items():
             size = {"width": 1280, "height": height}
             with watched(browser, scene.url, viewport=size, color_scheme=scheme) as look:
@@ -196,4 +197,4 @@ def main(target: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(ROOT / "docs")
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "docs")

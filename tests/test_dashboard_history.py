@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from tests.api import Api, create, send, shown
-from tests.guarded import Guarded
 from tests.harness import Server, wait_until
 from tq import history, model, survey
 from tq.broker import Broker
@@ -248,25 +247,6 @@ async def test_over_http(api: Api, app: Application, clock: list[int]) -> None:
     assert (await api("DELETE", "/queues/b")).code == 204
     await create(api, "b")  # at the same time by this clock: only what is looked at now is told
     assert (await api("GET", "/queues/b/history")).code == 200
-
-
-def test_it_takes_the_right_to_observe(guarded: Guarded) -> None:
-    from tq.tokens import Token
-
-    for allowed, query, may in [
-        ("observe:a", model.GetHistory("a"), True),
-        ("receive:a", model.GetHistory("a"), False),
-        ("observe:a", model.ListHistory(), False),
-        ("observe:*", model.ListHistory(), True),
-    ]:
-        token = Token("t", "", "", (allowed,))
-        if may:
-            token.check(query)
-        else:
-            with pytest.raises(Exception, match="right"):
-                token.check(query)
-    assert guarded.ask("GET", "/history", guarded.all).status_code == 200
-    assert guarded.ask("GET", "/history", guarded.shop).status_code == 403
 
 
 def test_a_server_begins_with_a_sample(start: Callable[..., Server], tmp_path: Path) -> None:

@@ -8,24 +8,21 @@ tests are skipped and say so.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
 import shutil
 import signal
 import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.environments import Environment
 from tests.harness import ROOT, Server
 
 SCENARIOS = ROOT / "tests" / "sqs_clients"
-INSTALL_SECONDS = 240  # a minute at most has been seen
 SCENARIO_SECONDS = 180  # ten times what the longest takes
 
 # What pip installs in each environment. The newest of all shows what today's clients do; boto3 1.28.80 was the last to
@@ -37,57 +34,6 @@ PACKAGES = {
     "older": ("boto3==1.26.126", "botocore==1.29.126"),
 }
 NODE = "node"
-
-
-class Environment:
-    """A directory with a client in it, or into which one is being installed.
-
-    It stays from run to run, for it is thousands of files to write and to remove. Each week it is made anew, so that it
-    has the newest versions. `installed` says what is in it. Who looks or installs holds the lock.
-    """
-
-    def __init__(self, root: Path, name: str, command: str) -> None:
-        self.name = name
-        self.path = root / name / "env"
-        self._log = root / name / "log"
-        self._deadline = time.monotonic() + INSTALL_SECONDS
-        self._process: subprocess.Popen[bytes] | None = None
-        key = f"{command} {sys.executable} {sys.version} {time.strftime('%G-%V')}"
-        installed = root / name / "installed"
-        installed.parent.mkdir(parents=True, exist_ok=True)
-        with (root / name / "lock").open("w") as lock, self._log.open("ab") as log:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if installed.exists() and installed.read_text() == key:
-                return
-            log.truncate(0)
-            steps = f'rm -rf env installed && mkdir env && cd env && {command} && printf %s "$KEY" > ../installed'
-            self._process = subprocess.Popen(
-                ["sh", "-c", steps],
-                cwd=installed.parent,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env={**os.environ, "KEY": key, "PYTHON": sys.executable},
-                pass_fds=[lock.fileno()],  # which holds the lock until it ends
-                start_new_session=True,
-            )
-
-    def ready(self) -> Path:
-        """Wait until it is installed; skip the test when it cannot be."""
-        if self._process:
-            try:
-                code = self._process.wait(max(0, self._deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                pytest.skip(f"{self.name} was not installed within {INSTALL_SECONDS} s")
-            if code:
-                lines = self._log.read_text(errors="replace").splitlines() or ["nothing was said"]
-                pytest.skip(f"{self.name} cannot be installed: {'; '.join(lines[-4:])}")
-        return self.path
-
-    def close(self) -> None:
-        if self._process and self._process.poll() is None:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
 
 
 def pip_install(packages: tuple[str, ...]) -> str:
@@ -104,9 +50,8 @@ def npm_install() -> str:
 @pytest.fixture(scope="session")
 def environments() -> Iterator[dict[str, Environment]]:
     """All of them, being installed at the same time."""
-    root = Path(os.environ.get("SQS_CLIENTS_DIR") or Path.home() / ".cache" / "tq-sqs-clients")
     commands = {name: pip_install(packages) for name, packages in PACKAGES.items()} | {NODE: npm_install()}
-    made = {name: Environment(root, name, command) for name, command in commands.items()}
+    made = {name: Environment(name, command) for name, command in commands.items()}
     yield made
     for environment in made.values():
         environment.close()

@@ -1,6 +1,7 @@
-// Requests to the server, and the token that they show. The token is kept for this tab only.
+// Requests to the server, with the token that they show.
 
-const TOKEN = "tq-token";
+import { token } from "./storage.js";
+
 const WAIT_MS = 15_000; // for an answer; longer than that is as bad as none
 
 // An answer that says no: RFC 9457. `status` 0 is none at all.
@@ -23,12 +24,6 @@ export class Problem extends Error {
     return this.message.replace(/ - at `\$[^`]*`\.?/, "");
   }
 }
-
-export const token = {
-  get: () => sessionStorage.getItem(TOKEN),
-  set: (text) => sessionStorage.setItem(TOKEN, text),
-  forget: () => sessionStorage.removeItem(TOKEN),
-};
 
 // The JSON of an answer, read by `parse`, and null where it has none. Throws `Problem`. `body` is a value, or JSON text
 // as it is.

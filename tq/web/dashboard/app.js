@@ -1,11 +1,12 @@
 // The shell: which view the address asks for, the state of the connection, the token, and light or dark. A view is
 // `{title, crumb, element, refresh(signal), close()}`; it is asked to refresh every two seconds while it is shown.
 
-import { call, Problem, token } from "./api.js";
+import { call, Problem } from "./api.js";
 import { h, newId, setText } from "./dom.js";
 import { ListView } from "./list.js";
 import { Poller } from "./poll.js";
 import { QueueView } from "./queue.js";
+import { theme, token } from "./storage.js";
 
 const $ = (id) => document.getElementById(id);
 let view = null;
@@ -61,7 +62,7 @@ function worked() {
 
 // Returns true when asking again is of no use by itself.
 function failed(error, wait) {
-  if (!(error instanceof Problem)) throw error;
+  if (!(error instanceof Problem)) reportError(error);
   if (error.status === 401) {
     setState("off", "No token");
     askForToken(error);
@@ -69,7 +70,11 @@ function failed(error, wait) {
   }
   setState("off", "Not connected");
   document.body.classList.add("stale");
-  const what = error.status ? `The server says: ${error.title}` : "Connection lost.";
+  const what = error.status
+    ? `The server says: ${error.title}`
+    : error instanceof Problem
+      ? "Connection lost."
+      : "This page has a fault.";
   $("lost").replaceChildren(
     h("span", {}, `${what} Trying again in ${Math.round(wait / 1000)} s.`),
     h("button", { type: "button", class: "plain", onclick: () => poller.now() }, "Try now"),
@@ -95,7 +100,13 @@ function askForToken(error) {
     return;
   }
   const wrong = h("p", { id: "token-wrong", class: "wrong", role: "alert" }, token.get() ? error.sentence : "");
-  const input = h("input", { id: "token", type: "password", autocomplete: "off", spellcheck: "false", "aria-describedby": "token-help" });
+  const input = h("input", {
+    id: "token",
+    type: "password",
+    autocomplete: "off",
+    spellcheck: "false",
+    "aria-describedby": "token-help",
+  });
   const heading = newId("heading");
   const form = h(
     "form",
@@ -112,7 +123,11 @@ function askForToken(error) {
     },
     h("h1", { id: heading }, "This server asks for a token"),
     h("div", { class: "field" }, h("label", { for: "token" }, "Token"), input),
-    h("p", { id: "token-help", class: "help" }, "Made with tq token create. It is kept in this tab only, until you close it or forget it."),
+    h(
+      "p",
+      { id: "token-help", class: "help" },
+      "Made with tq token create. It is kept in this tab only, until you close it or forget it.",
+    ),
     wrong,
     h("div", { class: "buttons" }, h("button", { type: "submit", class: "primary" }, "Use this token")),
   );
@@ -132,18 +147,18 @@ $("forget").addEventListener("click", () => {
 const THEMES = { auto: "Theme: system", light: "Theme: light", dark: "Theme: dark" };
 
 function setTheme(name) {
-  const theme = name in THEMES ? name : "auto";
-  document.documentElement.dataset.theme = theme;
-  setText($("theme"), THEMES[theme]);
+  const known = name in THEMES ? name : "auto";
+  document.documentElement.dataset.theme = known;
+  setText($("theme"), THEMES[known]);
 }
 
 $("theme").addEventListener("click", () => {
   const names = Object.keys(THEMES);
   const next = names[(names.indexOf(document.documentElement.dataset.theme) + 1) % names.length];
-  localStorage.setItem("tq-theme", next);
+  theme.set(next);
   setTheme(next);
 });
-setTheme(localStorage.getItem("tq-theme"));
+setTheme(theme.get());
 
 // --- what views use
 

@@ -5,9 +5,11 @@ import { h, newId, setText, svg } from "./dom.js";
 import { minuteOfDay, timeOfDay } from "./format.js";
 
 const HEIGHT = 190;
-const MARGIN = { top: 10, right: 10, bottom: 22, left: 44 };
+const MARGIN = { top: 10, right: 10, bottom: 22 };
+const LETTER = 6.7; // pixels that one of an axis takes at the most
 const SPANS_S = [300, 900, 1_800, 3_600];
-const DECIMAL = [1];
+export const COUNTS = [1];
+export const TENTHS = [0.1, 0.2, 0.5, 1];
 export const TIMES = [1, 5, 10, 20, 30, 60, 120, 300, 600, 1_200, 1_800, 3_600, 7_200, 14_400, 28_800, 43_200, 86_400];
 const GAP_S = 30; // between two samples; where there are more, the line is broken
 
@@ -16,7 +18,12 @@ const GAP_S = 30; // between two samples; where there are more, the line is brok
 export function sparkline() {
   const area = svg("path", { class: "spark-area" });
   const line = svg("path", { class: "spark-line" });
-  const element = svg("svg", { class: "spark", viewBox: "0 0 120 28", preserveAspectRatio: "none", "aria-hidden": "true" }, area, line);
+  const element = svg(
+    "svg",
+    { class: "spark", viewBox: "0 0 120 28", preserveAspectRatio: "none", "aria-hidden": "true" },
+    area,
+    line,
+  );
   let drawn = "";
   return {
     element,
@@ -42,7 +49,7 @@ export function sparkline() {
 // A chart of one or more series, each `{label, kind}`; the kind chooses colour and dashes. `format` writes a number, and
 // `steps` are those of its axis before it goes on by powers of ten.
 export class Chart {
-  constructor(title, series, format, steps = DECIMAL) {
+  constructor(title, series, format, steps) {
     this.title = title;
     this.steps = steps;
     this.series = series;
@@ -112,11 +119,17 @@ export class Chart {
     const most = Math.max(0, ...this.columns.flat().filter((number) => number !== null));
     const step = niceStep(most / 3, this.steps);
     this.top = Math.max(step, Math.ceil(most / step) * step);
-    this.x = (age) => MARGIN.left + (1 - age / this.span) * (width - MARGIN.left - MARGIN.right);
+    this.numbers = Array.from({ length: Math.round(this.top / step) + 1 }, (_, index) => index * step);
+    const longest = Math.max(...this.numbers.map((number) => this.format(number).length));
+    this.left = Math.max(32, 14 + longest * LETTER);
+    this.x = (age) => this.left + Math.max(0, 1 - age / this.span) * (width - this.left - MARGIN.right);
     this.y = (number) => HEIGHT - MARGIN.bottom - (number / this.top) * (HEIGHT - MARGIN.top - MARGIN.bottom);
     this.plot.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
-    const parts = [...this.axes(width, step), ...this.lines()];
-    if (!this.ages.length) parts.push(svg("text", { class: "tick", x: width / 2, y: HEIGHT / 2, "text-anchor": "middle" }, "No samples yet"));
+    const parts = [...this.axes(width), ...this.lines()];
+    if (!this.ages.length)
+      parts.push(
+        svg("text", { class: "tick", x: width / 2, y: HEIGHT / 2, "text-anchor": "middle" }, "No samples yet"),
+      );
     this.mark = svg("g", { class: "mark" });
     this.plot.replaceChildren(...parts, this.mark);
     this.point_at(this.index);
@@ -127,13 +140,13 @@ export class Chart {
     return index > 1 && this.columns[index].every((number) => !number);
   }
 
-  axes(width, step) {
+  axes(width) {
     const right = width - MARGIN.right;
     const parts = [];
-    for (let number = 0; number <= this.top + step / 2; number += step) {
+    for (const number of this.numbers) {
       const y = this.y(number);
-      parts.push(svg("line", { class: number ? "grid" : "axis", x1: MARGIN.left, x2: right, y1: y, y2: y }));
-      parts.push(svg("text", { class: "tick", x: MARGIN.left - 8, y: y + 4, "text-anchor": "end" }, this.format(number)));
+      parts.push(svg("line", { class: number ? "grid" : "axis", x1: this.left, x2: right, y1: y, y2: y }));
+      parts.push(svg("text", { class: "tick", x: this.left - 8, y: y + 4, "text-anchor": "end" }, this.format(number)));
     }
     const pieces = width < 420 ? 2 : 4;
     for (let piece = 0; piece <= pieces; piece += 1) {
@@ -180,7 +193,14 @@ export class Chart {
     const last = this.ages.length - 1;
     const step = event.shiftKey ? 12 : 1;
     const from = this.index ?? last + 1;
-    const to = { ArrowLeft: from - step, ArrowDown: from - step, ArrowRight: from + step, ArrowUp: from + step, Home: 0, End: last }[event.key];
+    const to = {
+      ArrowLeft: from - step,
+      ArrowDown: from - step,
+      ArrowRight: from + step,
+      ArrowUp: from + step,
+      Home: 0,
+      End: last,
+    }[event.key];
     if (event.key === "Escape") this.leave();
     if (to === undefined || last < 0) return;
     event.preventDefault();
@@ -225,7 +245,11 @@ export class Chart {
 }
 
 function swatch(kind) {
-  return svg("svg", { class: "swatch", viewBox: "0 0 16 4", "aria-hidden": "true" }, svg("path", { class: `line ${kind}`, d: "M0 2H16" }));
+  return svg(
+    "svg",
+    { class: "swatch", viewBox: "0 0 16 4", "aria-hidden": "true" },
+    svg("path", { class: `line ${kind}`, d: "M0 2H16" }),
+  );
 }
 
 // The least step of an axis that is a round number and not below `about`.

@@ -15,7 +15,12 @@ export function ask({ title, content = [], button, isDanger = false, fields = {}
     h("h2", { id: heading }, title),
     ...content,
     wrong,
-    h("div", { class: "buttons" }, h("button", { type: "button", class: "plain", onclick: () => dialog.close() }, "Cancel"), confirm),
+    h(
+      "div",
+      { class: "buttons" },
+      h("button", { type: "button", class: "plain", onclick: () => dialog.close() }, "Cancel"),
+      confirm,
+    ),
   );
   const dialog = h("dialog", { "aria-labelledby": heading }, form);
   const opener = document.activeElement;

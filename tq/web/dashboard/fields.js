@@ -4,24 +4,72 @@ import { h, newId } from "./dom.js";
 
 // Of each: how it is read and written. `number` and `text` may be `empty`, which is null; `choice` has its values.
 const SETTINGS = [
-  { name: "visibility_timeout", label: "Lease", unit: "seconds", kind: "number", help: "How long a message stays hidden when a receive does not say." },
+  {
+    name: "visibility_timeout",
+    label: "Lease",
+    unit: "seconds",
+    kind: "number",
+    help: "How long a message stays hidden when a receive does not say.",
+  },
   { name: "delay", label: "Delay", unit: "seconds", kind: "number", help: "Before a sent message can be received." },
-  { name: "ttl", label: "Time to live", unit: "seconds", kind: "number", empty: "for ever", help: "After which an unconsumed message is dropped." },
-  { name: "retention", label: "Retention", unit: "seconds", kind: "number", empty: "for ever", help: "After which a message is dropped wherever it is, in flight too." },
+  {
+    name: "ttl",
+    label: "Time to live",
+    unit: "seconds",
+    kind: "number",
+    empty: "for ever",
+    help: "After which an unconsumed message is dropped.",
+  },
+  {
+    name: "retention",
+    label: "Retention",
+    unit: "seconds",
+    kind: "number",
+    empty: "for ever",
+    help: "After which a message is dropped wherever it is, in flight too.",
+  },
   { name: "max_messages", label: "Most messages", kind: "number", empty: "no limit" },
-  { name: "max_bytes", label: "Most bytes", unit: "bytes", kind: "number", empty: "no limit" },
-  { name: "overflow", label: "When it is full", kind: "choice", values: { reject: "Refuse sends", drop_oldest: "Drop the oldest" } },
+  { name: "max_bytes", label: "Most content", unit: "bytes", kind: "number", empty: "no limit" },
+  {
+    name: "overflow",
+    label: "When it is full",
+    kind: "choice",
+    values: { reject: "Refuse sends", drop_oldest: "Drop the oldest" },
+  },
   { name: "max_message_bytes", label: "Largest message", unit: "bytes", kind: "number" },
-  { name: "max_in_flight", label: "Most in flight", kind: "number", empty: "no limit", help: "A receive of more is refused." },
-  { name: "receive_wait", label: "Wait over SQS", unit: "seconds", kind: "number", help: "When a receive over SQS does not say." },
+  {
+    name: "max_in_flight",
+    label: "Most in flight",
+    kind: "number",
+    empty: "no limit",
+    help: "A receive of more is refused.",
+  },
+  {
+    name: "receive_wait",
+    label: "Wait over SQS",
+    unit: "seconds",
+    kind: "number",
+    help: "When a receive over SQS does not say.",
+  },
   { name: "dedup_window", label: "Deduplication window", unit: "seconds", kind: "number" },
-  { name: "dedup_scope", label: "Deduplication ids are known in", kind: "choice", values: { queue: "The queue", group: "Their group" } },
+  {
+    name: "dedup_scope",
+    label: "Deduplication ids are known in",
+    kind: "choice",
+    values: { queue: "The queue", group: "Their group" },
+  },
   { name: "content_dedup", label: "Deduplicate by content", kind: "flag" },
   { name: "paused", label: "Paused: receives find nothing", kind: "flag" },
 ];
 const FIFO = { name: "fifo", label: "FIFO queue: its name ends with .fifo", kind: "flag" };
 const LETTER = [
-  { name: "dead_letter.queue", label: "Queue", kind: "text", empty: "none", help: "Empty: messages are tried for ever." },
+  {
+    name: "dead_letter.queue",
+    label: "Queue",
+    kind: "text",
+    empty: "none",
+    help: "Empty: messages are tried for ever.",
+  },
   { name: "dead_letter.max_receives", label: "After so many receives", kind: "number", empty: "" },
   { name: "dead_letter.on_expiry", label: "Also when the time to live is over", kind: "flag" },
   { name: "dead_letter.on_receive", label: "Not before it would be received again, as in SQS", kind: "flag" },
@@ -54,9 +102,20 @@ export class Field {
     this.wrong = h("p", { id: `${id}-wrong`, class: "wrong", hidden: true });
     this.input = control(about, id);
     this.input.setAttribute("aria-describedby", `${id}-help ${id}-wrong`);
-    const label = h("label", { for: id }, about.label, about.unit ? h("span", { class: "unit" }, ` ${about.unit}`) : null);
+    const label = h(
+      "label",
+      { for: id },
+      about.label,
+      about.unit ? h("span", { class: "unit" }, ` ${about.unit}`) : null,
+    );
     const isFlag = about.kind === "flag";
-    this.element = h("div", { class: isFlag ? "field flag" : "field" }, ...(isFlag ? [this.input, label] : [label, this.input]), help, this.wrong);
+    this.element = h(
+      "div",
+      { class: isFlag ? "field flag" : "field" },
+      ...(isFlag ? [this.input, label] : [label, this.input]),
+      help,
+      this.wrong,
+    );
   }
 
   set(value) {
@@ -94,7 +153,12 @@ export class Field {
 function control({ kind, values, empty, rows }, id) {
   if (kind === "flag") return h("input", { id, type: "checkbox" });
   if (kind === "area") return h("textarea", { id, rows, spellcheck: "false" });
-  if (kind === "choice") return h("select", { id }, Object.entries(values).map(([value, label]) => h("option", { value }, label)));
+  if (kind === "choice")
+    return h(
+      "select",
+      { id },
+      Object.entries(values).map(([value, label]) => h("option", { value }, label)),
+    );
   return h("input", {
     id,
     type: "text",
@@ -117,14 +181,28 @@ export class SettingsFields {
     this.element = h(
       "div",
       {},
-      h("div", { class: "fields" }, Object.values(this.plain).map((field) => field.element)),
-      h("fieldset", {}, h("legend", {}, "Dead letters"), h("div", { class: "fields" }, Object.values(this.letter).map((field) => field.element))),
+      h(
+        "div",
+        { class: "fields" },
+        Object.values(this.plain).map((field) => field.element),
+      ),
+      h(
+        "fieldset",
+        {},
+        h("legend", {}, "Dead letters"),
+        h(
+          "div",
+          { class: "fields" },
+          Object.values(this.letter).map((field) => field.element),
+        ),
+      ),
     );
   }
 
   set(settings) {
     for (const [name, field] of Object.entries(this.plain)) field.set(settings[name]);
-    for (const [name, field] of Object.entries(this.letter)) field.set(settings.dead_letter?.[name.split(".")[1]] ?? null);
+    for (const [name, field] of Object.entries(this.letter))
+      field.set(settings.dead_letter?.[name.split(".")[1]] ?? null);
   }
 
   // Those that were changed since `set`, as a body of a PATCH has them.
@@ -145,7 +223,16 @@ export class OptionFields {
   constructor() {
     this.fields = made(OPTIONS);
     this.headers = new HeadersField();
-    this.element = h("div", {}, h("div", { class: "fields" }, Object.values(this.fields).map((field) => field.element)), this.headers.element);
+    this.element = h(
+      "div",
+      {},
+      h(
+        "div",
+        { class: "fields" },
+        Object.values(this.fields).map((field) => field.element),
+      ),
+      this.headers.element,
+    );
     this.fields.headers = this.headers;
   }
 
@@ -163,6 +250,8 @@ class HeadersField extends Field {
   get value() {
     const lines = this.input.value.split("\n").filter((line) => line.trim());
     if (!lines.length) return null;
-    return Object.fromEntries(lines.map((line) => [line.split(":")[0].trim(), line.split(":").slice(1).join(":").trim()]));
+    return Object.fromEntries(
+      lines.map((line) => [line.split(":")[0].trim(), line.split(":").slice(1).join(":").trim()]),
+    );
   }
 }

@@ -25,7 +25,12 @@ export function bytes(number) {
 export function duration(seconds) {
   if (seconds === null) return "–";
   if (seconds < 1) return seconds > 0 ? "< 1 s" : "0 s";
-  const parts = [[86_400, "d"], [3_600, "h"], [60, "min"], [1, "s"]];
+  const parts = [
+    [86_400, "d"],
+    [3_600, "h"],
+    [60, "min"],
+    [1, "s"],
+  ];
   const first = parts.findIndex(([size]) => seconds >= size);
   const [size, unit] = parts[first];
   const number = Math.floor(seconds / size);
@@ -41,11 +46,15 @@ export const ago = (text) => duration(Math.max(0, (Date.now() - Date.parse(text)
 
 // Characters that would not be seen, or change the order of others, are shown by their number or their symbol.
 export function visible(text) {
-  // eslint-disable-next-line no-control-regex
-  return text.replace(/[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]/g, (one) => {
-    const number = one.charCodeAt(0);
-    return number < 32 ? String.fromCharCode(0x2400 + number) : `⟨U+${number.toString(16).toUpperCase().padStart(4, "0")}⟩`;
-  });
+  return text.replace(
+    /[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]/g,
+    (one) => {
+      const number = one.charCodeAt(0);
+      return number < 32
+        ? String.fromCharCode(0x2400 + number)
+        : `⟨U+${number.toString(16).toUpperCase().padStart(4, "0")}⟩`;
+    },
+  );
 }
 
 // --- JSON whose numbers keep the digits that they came with ---
@@ -59,7 +68,9 @@ class Digits {
 // Parsed, but for numbers that would not be the same when written again: 1.10, 1e999, or one of twenty digits.
 export function parse(text) {
   return JSON.parse(text, (_, value, context) =>
-    typeof value === "number" && context?.source !== undefined && context.source !== String(value) ? new Digits(context.source) : value,
+    typeof value === "number" && context?.source !== undefined && context.source !== String(value)
+      ? new Digits(context.source)
+      : value,
   );
 }
 
@@ -80,11 +91,18 @@ function written(value, indent = "") {
 
 // --- contents ---
 
+const CONTROL = /[\u0000-\u0008\u000e-\u001a\u001c-\u001f]/; // none of text, but for the escape of terminals
+
 // What a message's content is: `kind`, in words; `size`, in bytes; and `raw`, `text` or the JSON `value`.
 export function contentOf({ content, encoding, content_type: type }) {
   if (encoding === "base64") {
     const raw = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
     return { kind: type || "binary", size: raw.length, raw };
+  }
+  // Bytes that happen to be UTF-8.
+  if (type && CONTROL.test(content)) {
+    const raw = new TextEncoder().encode(content);
+    return { kind: type, size: raw.length, raw };
   }
   if (typeof content === "string") return { kind: type || "text", size: utf8Length(content), text: content };
   return { kind: "JSON", size: utf8Length(written(content, null)), value: content };

@@ -7,6 +7,7 @@ import { h, newId, setAttribute, setText } from "./dom.js";
 import { DEFAULTS, Field, SettingsFields } from "./fields.js";
 import { brief, bytes, count, duration, rate } from "./format.js";
 import { RateMeter } from "./rates.js";
+import { tiles } from "./tiles.js";
 
 const PAGE = 100; // queues that are asked for at a time
 const MOST = 1_000;
@@ -21,9 +22,27 @@ const COLUMNS = [
   { key: "in_flight", label: "In flight", value: (queue) => queue.messages.in_flight, text: brief },
   { key: "delayed", label: "Delayed", value: (queue) => queue.messages.delayed, text: brief, kind: "wide" },
   { key: "blocked", label: "Blocked", value: (queue) => queue.messages.blocked, text: brief, kind: "wider" },
-  { key: "age", label: "Oldest", value: (queue) => queue.oldest_message_age_seconds ?? -1, text: (age) => (age < 0 ? "–" : duration(age)), kind: "middle" },
-  { key: "in", label: "In /s", value: (queue, rates) => rates?.sent ?? -1, text: (number) => rate(number < 0 ? null : number), kind: "wide" },
-  { key: "out", label: "Out /s", value: (queue, rates) => rates?.received ?? -1, text: (number) => rate(number < 0 ? null : number), kind: "wide" },
+  {
+    key: "age",
+    label: "Oldest",
+    value: (queue) => queue.oldest_message_age_seconds ?? -1,
+    text: (age) => (age < 0 ? "–" : duration(age)),
+    kind: "middle",
+  },
+  {
+    key: "in",
+    label: "In /s",
+    value: (queue, rates) => rates?.sent ?? -1,
+    text: (number) => rate(number < 0 ? null : number),
+    kind: "wide",
+  },
+  {
+    key: "out",
+    label: "Out /s",
+    value: (queue, rates) => rates?.received ?? -1,
+    text: (number) => rate(number < 0 ? null : number),
+    kind: "wide",
+  },
 ];
 
 export class ListView {
@@ -50,18 +69,23 @@ export class ListView {
   }
 
   press(event) {
-    if (event.key !== "/" || event.ctrlKey || event.metaKey || event.target.closest("input, textarea, select, dialog")) return;
+    if (event.key !== "/" || event.ctrlKey || event.metaKey || event.target.closest("input, textarea, select, dialog"))
+      return;
     event.preventDefault();
     this.search.focus();
   }
 
   build() {
     const id = newId("search");
-    this.search = h("input", { id, type: "search", placeholder: "Find a queue", autocomplete: "off", spellcheck: "false", oninput: () => this.filter() });
-    this.tiles = ["Ready", "In flight", "Delayed", "Blocked", "Disk used"].map((label) => {
-      const number = h("dd", {}, "–");
-      return { number, element: h("div", { class: "tile" }, h("dt", {}, label), number) };
+    this.search = h("input", {
+      id,
+      type: "search",
+      placeholder: "Find a queue",
+      autocomplete: "off",
+      spellcheck: "false",
+      oninput: () => this.filter(),
     });
+    this.tiles = tiles("five", ["Ready", "In flight", "Delayed", "Blocked", "Disk used"]);
     this.heads = COLUMNS.map((column) => this.head(column));
     this.body = h("tbody");
     this.table = h(
@@ -72,7 +96,11 @@ export class ListView {
       this.body,
     );
     this.empty = h("div", { class: "empty", hidden: true });
-    this.more = h("button", { type: "button", class: "plain", hidden: true, onclick: () => this.loadMore() }, "Show more");
+    this.more = h(
+      "button",
+      { type: "button", class: "plain", hidden: true, onclick: () => this.loadMore() },
+      "Show more",
+    );
     this.counted = h("p", { class: "sub" }, "Loading …");
     this.create = h("button", { type: "button", class: "primary", onclick: () => this.askToCreate() }, "New queue");
     this.refused = h("p", { class: "note", hidden: true });
@@ -81,8 +109,15 @@ export class ListView {
       {},
       h("div", { class: "title" }, h("div", {}, h("h1", {}, "Queues"), this.counted), this.create),
       this.refused,
-      h("dl", { class: "tiles five" }, this.tiles.map((tile) => tile.element)),
-      h("div", { class: "card" }, h("div", { class: "toolbar" }, h("label", { for: id, class: "unseen" }, "Find a queue"), this.search), this.table, this.empty, this.more),
+      this.tiles.element,
+      h(
+        "div",
+        { class: "card" },
+        h("div", { class: "toolbar" }, h("label", { for: id, class: "unseen" }, "Find a queue"), this.search),
+        this.table,
+        this.empty,
+        this.more,
+      ),
     );
   }
 
@@ -112,7 +147,9 @@ export class ListView {
     }
     const text = this.search.value.trim();
     this.found = text && !this.isWhole ? (await this.load(text, signal, 1)).list : [];
-    this.meter.take(this.queues);
+    this.meter.take([...this.queues, ...this.found]);
+    this.refused.hidden = true;
+    this.tiles.element.hidden = false;
     this.render();
   }
 
@@ -139,12 +176,15 @@ export class ListView {
   }
 
   refuse() {
-    this.refused.textContent = "This token has no right to list queues (observe:*). A queue that it may look at opens by its name: type it and press Enter.";
+    this.refused.textContent =
+      "This token has no right to list queues (observe:*). A queue that it may look at opens by its name: type it and press Enter.";
     this.refused.hidden = false;
+    this.tiles.element.hidden = this.table.hidden = true;
     setText(this.counted, "");
     this.search.placeholder = "Name of a queue";
     this.search.onkeydown = (event) => {
-      if (event.key === "Enter" && this.search.value.trim()) this.shell.go(`#/queues/${encodeURIComponent(this.search.value.trim())}`);
+      if (event.key === "Enter" && this.search.value.trim())
+        this.shell.go(`#/queues/${encodeURIComponent(this.search.value.trim())}`);
     };
   }
 
@@ -181,11 +221,16 @@ export class ListView {
     if (!status) return;
     const all = [...known.values()];
     const messages = this.isWhole
-      ? ["ready", "in_flight", "delayed", "blocked"].map((state) => all.reduce((sum, queue) => sum + queue.messages[state], 0))
+      ? ["ready", "in_flight", "delayed", "blocked"].map((state) =>
+          all.reduce((sum, queue) => sum + queue.messages[state], 0),
+        )
       : Object.values(status.messages);
-    [...messages.map(count), bytes(status.storage.used_bytes)].forEach((text, index) => setText(this.tiles[index].number, text));
+    this.tiles.show([...messages.map(count), bytes(status.storage.used_bytes)]);
     const queues = this.isWhole ? this.queues.length : status.queues;
-    setText(this.counted, `${count(queues)} ${queues === 1 ? "queue" : "queues"} · tq ${status.version} · up ${duration(status.uptime_seconds)}`);
+    setText(
+      this.counted,
+      `${count(queues)} ${queues === 1 ? "queue" : "queues"} · tq ${status.version} · up ${duration(status.uptime_seconds)}`,
+    );
   }
 
   showRow(queue) {
@@ -201,10 +246,21 @@ export class ListView {
         setAttribute(row.cells[index], "data-zero", row.values[index] <= 0 ? "" : null);
       }
     });
-    setText(row.marks, [queue.paused ? "paused" : "", queue.fifo ? "FIFO" : "", queue.dead_letter ? `dead letters to ${queue.dead_letter.queue}` : ""].filter(Boolean).join(" · "));
+    setText(
+      row.marks,
+      [
+        queue.paused ? "paused" : "",
+        queue.fifo ? "FIFO" : "",
+        queue.dead_letter ? `dead letters to ${queue.dead_letter.queue}` : "",
+      ]
+        .filter(Boolean)
+        .join(" · "),
+    );
     row.marks.classList.toggle("warn", queue.paused);
     const recent = this.history.queues?.[queue.name];
-    row.spark.show([...(recent?.messages ?? []), total(queue)], 61);
+    const numbers = [...(recent?.messages ?? []), total(queue)];
+    row.spark.show(numbers, 61);
+    setText(row.words, `At most ${count(Math.max(...numbers))} messages`);
   }
 
   newRow(queue) {
@@ -215,7 +271,9 @@ export class ListView {
         ? h("th", { scope: "row" }, h("a", { href: `#/queues/${encodeURIComponent(queue.name)}` }, queue.name), marks)
         : h("td", { class: [column.kind, "number"].join(" ") }),
     );
-    return { cells, marks, spark, element: h("tr", {}, cells, h("td", { class: "middle last" }, spark.element)) };
+    const words = h("span", { class: "unseen" });
+    const last = h("td", { class: "middle last" }, spark.element, words);
+    return { cells, marks, spark, words, element: h("tr", {}, cells, last) };
   }
 
   // Over the last seconds, and before there are any over the last minute.
@@ -224,7 +282,10 @@ export class ListView {
     const recent = this.history.queues?.[queue.name];
     const seconds = (this.history.seconds_ago?.at(-2) ?? 0) - (this.history.seconds_ago?.at(-1) ?? 0);
     if (now || !recent || recent.sent.length < 2) return now;
-    return { sent: (recent.sent.at(-1) - recent.sent.at(-2)) / seconds, received: (recent.received.at(-1) - recent.received.at(-2)) / seconds };
+    return {
+      sent: (recent.sent.at(-1) - recent.sent.at(-2)) / seconds,
+      received: (recent.received.at(-1) - recent.received.at(-2)) / seconds,
+    };
   }
 
   sortBy(column) {
@@ -241,7 +302,9 @@ export class ListView {
     const compare = (one, other) => (typeof one === "string" ? one.localeCompare(other) : one - other);
     const rows = wanted.map((queue) => ({ name: queue.name, row: this.rows.get(queue.name) }));
     rows.sort((a, b) => sign * compare(a.row.values[index], b.row.values[index]) || compare(a.name, b.name));
-    this.heads.forEach((head, place) => setAttribute(head, "aria-sort", place === index ? (sign > 0 ? "ascending" : "descending") : null));
+    this.heads.forEach((head, place) =>
+      setAttribute(head, "aria-sort", place === index ? (sign > 0 ? "ascending" : "descending") : null),
+    );
     const elements = rows.map(({ row }) => row.element);
     const shown = [...this.body.children];
     const isSameSet = shown.length === elements.length && elements.every((element) => element.isConnected);

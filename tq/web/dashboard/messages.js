@@ -24,7 +24,13 @@ export class Messages {
     this.pages = [""]; // where each page up to this one begins
     this.choices = Object.entries(STATES).map(([state, label]) => {
       const number = h("span", { class: "pill" }, "0");
-      const input = h("input", { type: "radio", name: "state", value: state, checked: state === "ready", onchange: () => this.choose(state) });
+      const input = h("input", {
+        type: "radio",
+        name: "state",
+        value: state,
+        checked: state === "ready",
+        onchange: () => this.choose(state),
+      });
       return { state, number, element: h("label", { class: "choice" }, input, h("span", {}, label, " ", number)) };
     });
     this.list = h("ol", { class: "messages" });
@@ -38,7 +44,12 @@ export class Messages {
       h(
         "div",
         { class: "toolbar" },
-        h("fieldset", { class: "choices" }, h("legend", { class: "unseen" }, "State of the messages"), this.choices.map((choice) => choice.element)),
+        h(
+          "fieldset",
+          { class: "choices" },
+          h("legend", { class: "unseen" }, "State of the messages"),
+          this.choices.map((choice) => choice.element),
+        ),
         h("button", { type: "button", class: "plain", onclick: () => this.load() }, "Refresh"),
       ),
       this.note,
@@ -51,7 +62,11 @@ export class Messages {
   async refresh(info, signal) {
     for (const { state, number } of this.choices) setText(number, count(info.messages[state]));
     const key = JSON.stringify([info.messages[this.state], info.totals.sent, info.totals.received]);
-    const isAtEase = this.pages.length === 1 && !this.isHeavy && !this.list.querySelector("details[open]") && !this.list.matches(":hover, :focus-within");
+    const isAtEase =
+      this.pages.length === 1 &&
+      !this.isHeavy &&
+      !this.list.querySelector("details[open]") &&
+      !this.list.matches(":hover, :focus-within");
     if (this.key === undefined || (key !== this.key && isAtEase)) {
       this.key = key;
       await this.load(signal);
@@ -83,7 +98,11 @@ export class Messages {
       found = await this.shell.call("GET", `${at(this.name, "peek")}?${asked}`, { signal, parse });
     } catch (error) {
       if (!(error instanceof Problem) || error.status === 401) throw error;
-      found = { messages: [], next: null, wrong: error.status === 403 ? "This token has no right to look at messages (observe)." : error.message };
+      found = {
+        messages: [],
+        next: null,
+        wrong: error.status === 403 ? "This token has no right to look at messages (observe)." : error.message,
+      };
     }
     if (state === this.state) this.show(found);
   }
@@ -133,19 +152,47 @@ export class Messages {
       ["Priority", message.priority],
       ["Group", message.group],
       ["Deduplication id", message.dedup_id],
-      ["From", message.dead_letter && `${message.dead_letter.source}, ${message.dead_letter.reason}, after ${message.dead_letter.receive_count} receives`],
+      [
+        "From",
+        message.dead_letter &&
+          `${message.dead_letter.source}, ${message.dead_letter.reason}, after ${message.dead_letter.receive_count} receives`,
+      ],
       ...Object.entries(message.headers ?? {}).map(([name, value]) => [`Header ${name}`, value]),
-      ...Object.entries(message.attributes ?? {}).map(([name, { type, value }]) => [`Attribute ${name} (${type})`, value]),
+      ...Object.entries(message.attributes ?? {}).map(([name, { type, value }]) => [
+        `Attribute ${name} (${type})`,
+        value,
+      ]),
     ].filter(([, value]) => value);
     const text = h("pre", { tabindex: 0, "aria-label": `Content of message ${message.id}` }, shown(content, CUT));
-    const parts = [h("dl", { class: "facts" }, facts.map(([label, value]) => h("div", {}, h("dt", {}, visible(label)), h("dd", {}, visible(String(value)))))), text];
+    const parts = [
+      h(
+        "dl",
+        { class: "facts" },
+        facts.map(([label, value]) => h("div", {}, h("dt", {}, visible(label)), h("dd", {}, visible(String(value))))),
+      ),
+      text,
+    ];
     const buttons = h("div", { class: "buttons start" });
     if (isCut(content, CUT)) {
-      const all = h("button", { type: "button", class: "plain", onclick: () => (text.textContent = shown(content), text.focus(), all.remove()) }, `Show all (${bytes(content.size)})`);
+      const all = h(
+        "button",
+        {
+          type: "button",
+          class: "plain",
+          onclick: () => ((text.textContent = shown(content)), text.focus(), all.remove()),
+        },
+        `Show all (${bytes(content.size)})`,
+      );
       buttons.append(all);
     }
     if (message.state !== "in_flight") {
-      buttons.append(h("button", { type: "button", class: "plain danger-text", onclick: () => this.cancel(message) }, "Cancel message …"));
+      buttons.append(
+        h(
+          "button",
+          { type: "button", class: "plain danger-text", onclick: () => this.cancel(message) },
+          "Cancel message …",
+        ),
+      );
     }
     return [...parts, buttons];
   }

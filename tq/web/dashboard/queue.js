@@ -1,14 +1,15 @@
 // The page of one queue: its numbers and charts, what can be done with it, and three tabs: messages, settings, totals.
 
 import { at, Problem } from "./api.js";
-import { Chart, rates, TIMES } from "./charts.js";
+import { Chart, COUNTS, rates, TENTHS, TIMES } from "./charts.js";
 import { askByName, tell } from "./dialogs.js";
-import { h, newId, setText } from "./dom.js";
+import { h, setText } from "./dom.js";
 import { SettingsFields } from "./fields.js";
 import { brief, bytes, count, duration, moment, rate } from "./format.js";
 import { Messages } from "./messages.js";
 import { RateMeter } from "./rates.js";
 import { askToRedrive, askToSend } from "./sending.js";
+import { tiles } from "./tiles.js";
 
 const SELDOM = 3; // refreshes from one look at the history to the next
 const TABS = { "": "Messages", settings: "Settings", totals: "Totals" };
@@ -28,17 +29,31 @@ const TOTALS = {
   cancelled: "Cancelled",
   quarantined: "Quarantined",
 };
+// What is said of a queue that cannot be looked at.
+const GONE = {
+  invalid_queue_name: "There is no such queue",
+  queue_not_found: "There is no such queue",
+  queue_damaged: "The queue is damaged",
+  forbidden: "This token has no right to this queue",
+};
 
 export class QueueView {
   constructor(name, tab, shell) {
     this.name = name;
     this.title = `${name} · tq`;
-    this.crumb = h("span", {}, h("span", { class: "slash", "aria-hidden": "true" }, "/"), h("a", { href: "#/" }, "Queues"), h("span", { class: "slash", "aria-hidden": "true" }, "/"), h("span", { class: "here", "aria-current": "page" }, name));
+    this.crumb = h(
+      "span",
+      {},
+      h("span", { class: "slash", "aria-hidden": "true" }, "/"),
+      h("a", { href: "#/" }, "Queues"),
+      h("span", { class: "slash", "aria-hidden": "true" }, "/"),
+      h("span", { class: "here", "aria-current": "page" }, name),
+    );
     this.shell = shell;
     this.meter = new RateMeter();
     this.recently = { sent: null, received: null };
     this.refreshes = 0;
-    this.messages = new Messages(name, shell);
+    this.messages = new Messages(name, this.with("manage"));
     this.build();
     this.open(tab);
   }
@@ -52,38 +67,56 @@ export class QueueView {
   build() {
     this.marks = h("p", { class: "sub" }, "Loading …");
     this.refused = h("p", { class: "note", role: "status", hidden: true });
+    this.unable = h("p", { class: "note", role: "status", hidden: true });
     this.gone = h("div", { class: "card empty", hidden: true });
-    this.tiles = TILES.map((label) => {
-      const number = h("dd", {}, "–");
-      return { number, element: h("div", { class: "tile" }, h("dt", {}, label), number) };
-    });
+    this.tiles = tiles("eight", TILES);
     const lines = (...rows) => rows.map(([label, kind]) => ({ label, kind }));
     this.charts = [
-      new Chart("Messages", lines(["Ready", "ready"], ["In flight", "in-flight"], ["Delayed", "delayed"], ["Blocked", "blocked"]), (number) => brief(Math.round(number))),
-      new Chart("Messages per second", lines(["Sent", "sent"], ["Received", "received"], ["Acknowledged", "acked"]), (number) => rate(number)),
-      new Chart("Age of the oldest message", lines(["Age", "age"]), (seconds) => duration(seconds), TIMES),
+      new Chart(
+        "Messages",
+        lines(["Ready", "ready"], ["In flight", "in-flight"], ["Delayed", "delayed"], ["Blocked", "blocked"]),
+        brief,
+        COUNTS,
+      ),
+      new Chart(
+        "Messages per second",
+        lines(["Sent", "sent"], ["Received", "received"], ["Acknowledged", "acked"]),
+        rate,
+        TENTHS,
+      ),
+      new Chart("Age of the oldest message", lines(["Age", "age"]), duration, TIMES),
     ];
     this.unseen = h("p", { class: "note", hidden: true });
+    this.drawn = h("div", { class: "charts" }, ...this.charts.map((chart) => chart.element));
     this.whole = h(
       "div",
       {},
-      h("div", { class: "title" }, h("div", {}, h("h1", { class: "name" }, this.name), this.marks), this.buildActions()),
+      h(
+        "div",
+        { class: "title" },
+        h("div", {}, h("h1", { class: "name" }, this.name), this.marks),
+        this.buildActions(),
+      ),
       this.refused,
-      h("dl", { class: "tiles eight" }, this.tiles.map((tile) => tile.element)),
+      this.unable,
+      this.tiles.element,
       this.unseen,
-      h("div", { class: "charts" }, this.charts.map((chart) => chart.element)),
+      this.drawn,
       this.buildTabs(),
     );
     this.element = h("div", {}, this.whole, this.gone);
   }
 
   buildActions() {
-    const button = (label, kind, act) => h("button", { type: "button", class: kind, onclick: () => this.attempt(act) }, label);
-    this.sendButton = button("Send a message", "primary", () => askToSend(this.name, this.shell, this.info?.fifo));
+    const button = (label, kind, act) =>
+      h("button", { type: "button", class: kind, onclick: () => this.attempt(act) }, label);
+    this.sendButton = button("Send a message", "primary", () =>
+      askToSend(this.name, this.with("send"), this.info?.fifo),
+    );
     this.pauseButton = button("Pause", "plain", () => this.pause());
     this.managing = [
       this.pauseButton,
-      button("Redrive …", "plain", () => askToRedrive(this.name, this.shell)),
+      button("Redrive …", "plain", () => askToRedrive(this.name, this.with("manage"))),
       button("Purge …", "plain", () => this.purge()),
       button("Delete …", "plain danger-text", () => this.delete()),
     ];
@@ -101,14 +134,29 @@ export class QueueView {
       this.settings.element,
       this.kinds,
       this.wrong,
-      h("div", { class: "buttons start" }, this.save, h("button", { type: "button", class: "plain", onclick: () => this.resetSettings() }, "Undo changes")),
+      h(
+        "div",
+        { class: "buttons start" },
+        this.save,
+        h("button", { type: "button", class: "plain", onclick: () => this.resetSettings() }, "Undo changes"),
+      ),
     );
     this.totals = Object.fromEntries(Object.keys(TOTALS).map((name) => [name, h("dd", {}, "–")]));
-    const totals = h("dl", { class: "totals" }, Object.entries(TOTALS).map(([name, label]) => h("div", {}, h("dt", {}, label), this.totals[name])));
+    const totals = h(
+      "dl",
+      { class: "totals" },
+      Object.entries(TOTALS).map(([name, label]) => h("div", {}, h("dt", {}, label), this.totals[name])),
+    );
     this.panels = { "": this.messages.element, settings: form, totals };
-    this.links = Object.entries(TABS).map(([tab, label]) => h("a", { href: `#${at(this.name, ...(tab ? [tab] : []))}` }, label));
-    const id = newId("tabs");
-    return h("div", { class: "card tabbed" }, h("nav", { class: "tabs", "aria-label": "Of this queue", id }, this.links), Object.values(this.panels));
+    this.links = Object.entries(TABS).map(([tab, label]) =>
+      h("a", { href: `#${at(this.name, ...(tab ? [tab] : []))}` }, label),
+    );
+    return h(
+      "div",
+      { class: "card tabbed" },
+      h("nav", { class: "tabs", "aria-label": "Of this queue" }, this.links),
+      Object.values(this.panels),
+    );
   }
 
   open(tab) {
@@ -127,22 +175,25 @@ export class QueueView {
     try {
       this.info = await this.shell.call("GET", at(this.name), { signal });
     } catch (error) {
-      if (!(error instanceof Problem && [400, 403, 404, 500].includes(error.status))) throw error;
+      if (!(error.code in GONE)) throw error;
       return this.showGone(error);
     }
     this.whole.hidden = false;
     this.gone.hidden = true;
     this.show();
     await this.messages.refresh(this.info, signal);
-    if (isSeldom) await this.showHistory(signal);
+    if (isSeldom && this.unseen.hidden) await this.showHistory(signal);
     this.refreshes += 1;
   }
 
   showGone(error) {
     this.whole.hidden = true;
     this.gone.hidden = false;
-    const words = { 400: "There is no such queue", 403: "This token has no right to this queue", 404: "There is no such queue" };
-    this.gone.replaceChildren(h("h1", {}, words[error.status] ?? "The queue cannot be shown"), h("p", {}, error.message), h("p", {}, h("a", { href: "#/" }, "All queues")));
+    this.gone.replaceChildren(
+      h("h1", {}, GONE[error.code]),
+      h("p", {}, error.message),
+      h("p", {}, h("a", { href: "#/" }, "All queues")),
+    );
   }
 
   show() {
@@ -150,28 +201,41 @@ export class QueueView {
     this.meter.take([info]);
     const now = this.meter.of(info) ?? this.recently;
     const { messages } = info;
-    const texts = [
+    this.tiles.show([
       ...["ready", "in_flight", "delayed", "blocked"].map((state) => count(messages[state])),
       duration(info.oldest_message_age_seconds),
       bytes(info.bytes),
       rate(now.sent),
       rate(now.received),
-    ];
-    texts.forEach((text, index) => setText(this.tiles[index].number, text));
+    ]);
     const letter = info.dead_letter;
     const marks = [
       info.paused ? h("strong", { class: "badge warn" }, "Paused") : null,
       info.fifo ? h("span", { class: "badge" }, "FIFO") : null,
       h("span", {}, `Created ${moment(info.created_at)}`),
-      letter ? h("span", {}, "Dead letters to ", h("a", { href: `#${at(letter.queue)}` }, letter.queue), ` after ${letter.max_receives} receives`) : null,
+      letter
+        ? h(
+            "span",
+            {},
+            "Dead letters to ",
+            h("a", { href: `#${at(letter.queue)}` }, letter.queue),
+            ` after ${letter.max_receives} receives`,
+          )
+        : null,
     ];
     const key = JSON.stringify([info.paused, letter]);
     if (key !== this.shownMarks) this.marks.replaceChildren(...marks.filter(Boolean));
     this.shownMarks = key;
     setText(this.pauseButton, info.paused ? "Resume" : "Pause");
-    setText(this.kinds, info.fifo ? "This is a FIFO queue; that cannot be changed." : "This is no FIFO queue; that cannot be changed.");
+    setText(
+      this.kinds,
+      info.fifo ? "This is a FIFO queue; that cannot be changed." : "This is no FIFO queue; that cannot be changed.",
+    );
     for (const [name, element] of Object.entries(this.totals)) setText(element, count(info.totals[name]));
-    if (!this.hasSettings) this.resetSettings();
+    const settings = JSON.stringify(Object.keys(this.settings.plain).map((setting) => info[setting]));
+    const isFirst = this.shownSettings === undefined;
+    if (isFirst || (settings + key !== this.shownSettings && !this.isTouched)) this.resetSettings();
+    this.shownSettings = settings + key;
   }
 
   async showHistory(signal) {
@@ -182,6 +246,7 @@ export class QueueView {
       if (!(error instanceof Problem && error.status === 403)) throw error;
       this.unseen.textContent = "This token has no right to see the history (observe).";
       this.unseen.hidden = false;
+      this.drawn.hidden = true;
       return;
     }
     const { seconds_ago: ages, figures } = history;
@@ -198,24 +263,45 @@ export class QueueView {
   // Does something, asks for the new numbers, and says why not where it may not be done.
   async attempt(act) {
     try {
+      this.refused.hidden = true;
       const sentence = await act();
       if (sentence) this.shell.say(sentence);
     } catch (error) {
       if (!(error instanceof Problem)) throw error;
-      this.say(error);
+      if (error.status !== 403) {
+        this.refused.textContent = error.message;
+        this.refused.hidden = false;
+      }
     }
-    this.shell.refresh();
+    if (!this.isOver) this.shell.refresh();
   }
 
-  say(error) {
-    this.refused.textContent = error.status === 403 ? "This token has no right to change this queue (manage)." : error.message;
-    this.refused.hidden = false;
-    if (error.status === 403) for (const button of [...this.managing, this.save]) button.disabled = true;
+  // The shell for what takes a right: where the token has it not, what takes it too can be pressed no more.
+  with(right) {
+    const call = async (...asked) => {
+      try {
+        return await this.shell.call(...asked);
+      } catch (error) {
+        if (error.status === 403 && asked[0] !== "GET") this.refuse(right);
+        throw error;
+      }
+    };
+    return { ...this.shell, call };
+  }
+
+  refuse(right) {
+    const what = { send: "send to this queue", manage: "change this queue" };
+    for (const button of right === "send" ? [this.sendButton] : [...this.managing, this.save]) {
+      button.disabled = true;
+      button.title = `This token has no right to ${what[right]} (${right}).`;
+    }
+    this.unable.textContent = `This token has no right to ${what[right]} (${right}).`;
+    this.unable.hidden = false;
   }
 
   async pause() {
     const isPaused = !this.info.paused;
-    this.info = await this.shell.call("PATCH", at(this.name), { body: { paused: isPaused } });
+    this.info = await this.with("manage").call("PATCH", at(this.name), { body: { paused: isPaused } });
     if (!this.isTouched) this.resetSettings();
     this.show();
     return isPaused ? "Paused: receives find nothing." : "Resumed.";
@@ -228,7 +314,7 @@ export class QueueView {
       sentence: "All of its messages are dropped, in flight too. They cannot be brought back.",
       name: this.name,
       button: "Purge",
-      act: async () => ({ purged } = await this.shell.call("DELETE", at(this.name, "messages"))),
+      act: async () => ({ purged } = await this.with("manage").call("DELETE", at(this.name, "messages"))),
     });
     this.messages.forget();
     return isDone && `${count(purged)} messages were purged.`;
@@ -240,8 +326,9 @@ export class QueueView {
       sentence: "The queue goes with all of its messages. It cannot be brought back.",
       name: this.name,
       button: "Delete",
-      act: () => this.shell.call("DELETE", at(this.name)),
+      act: () => this.with("manage").call("DELETE", at(this.name)),
     });
+    this.isOver = isDone;
     if (isDone) this.shell.go("#/");
     return isDone && `The queue ${this.name} was deleted.`;
   }
@@ -256,7 +343,6 @@ export class QueueView {
     this.settings.set(this.info);
     for (const field of Object.values(this.settings.fields)) field.say("");
     this.wrong.hidden = true;
-    this.hasSettings = true;
   }
 
   async saveSettings(event) {
@@ -266,10 +352,9 @@ export class QueueView {
     const change = this.settings.changed();
     if (!Object.keys(change).length) return this.shell.say("Nothing was changed.");
     try {
-      this.info = await this.shell.call("PATCH", at(this.name), { body: change });
+      this.info = await this.with("manage").call("PATCH", at(this.name), { body: change });
     } catch (error) {
       if (!(error instanceof Problem)) throw error;
-      if (error.status === 403) this.say(error);
       return tell(error, this.settings.fields, this.wrong);
     }
     this.resetSettings();
@@ -277,4 +362,3 @@ export class QueueView {
     this.shell.say("The settings were saved.");
   }
 }
-

@@ -24,7 +24,8 @@ export class RateMeter {
     const looks = this.looks.get(name) ?? [];
     const [first, last] = [looks[0], looks.at(-1)];
     if (!first || last.at - first.at < LEAST_MS) return null;
-    const grown = (counter) => Math.max(0, last.totals[counter] - first.totals[counter]) / ((last.at - first.at) / 1_000);
+    const grown = (counter) =>
+      Math.max(0, last.totals[counter] - first.totals[counter]) / ((last.at - first.at) / 1_000);
     return { sent: grown("sent"), received: grown("received") };
   }
 }

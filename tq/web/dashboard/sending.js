@@ -9,8 +9,20 @@ import { count } from "./format.js";
 // Each returns what was done, in a sentence, or false.
 
 export async function askToSend(name, shell, isFifo) {
-  const kind = (value, label) => h("label", { class: "choice" }, h("input", { type: "radio", name: "kind", value, checked: value === "json" }), h("span", {}, label));
-  const kinds = h("fieldset", { class: "choices" }, h("legend", { class: "unseen" }, "What the content is"), kind("json", "JSON"), kind("text", "Text"));
+  const kind = (value, label) =>
+    h(
+      "label",
+      { class: "choice" },
+      h("input", { type: "radio", name: "kind", value, checked: value === "json" }),
+      h("span", {}, label),
+    );
+  const kinds = h(
+    "fieldset",
+    { class: "choices" },
+    h("legend", { class: "unseen" }, "What the content is"),
+    kind("json", "JSON"),
+    kind("text", "Text"),
+  );
   const content = new Field({ label: "Content", kind: "area", rows: 8 });
   const options = new OptionFields();
   const more = h("details", { open: isFifo }, h("summary", {}, "Options"), options.element);
@@ -23,7 +35,9 @@ export async function askToSend(name, shell, isFifo) {
     act: async () => {
       const isText = kinds.querySelector("input:checked").value === "text";
       try {
-        sent = await shell.call("POST", at(name, "messages"), { body: envelope(content.value, isText, options.given()) });
+        sent = await shell.call("POST", at(name, "messages"), {
+          body: envelope(content.value, isText, options.given()),
+        });
       } catch (error) {
         if (options.fields[error.field]) more.open = true;
         throw error;
@@ -55,7 +69,11 @@ export async function askToRedrive(name, shell) {
   const isDone = await ask({
     title: "Redrive messages",
     content: [
-      h("p", {}, "Ready messages are moved out of this queue and sent anew. What came from nowhere stays, if no queue is named."),
+      h(
+        "p",
+        {},
+        "Ready messages are moved out of this queue and sent anew. What came from nowhere stays, if no queue is named.",
+      ),
       ...Object.values(fields).map((field) => field.element),
     ],
     button: "Redrive",
