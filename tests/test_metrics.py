@@ -43,7 +43,7 @@ from tq.settings import Settings
 from tq.store.memory import MemoryStore
 from tq.web import ROUTES, dashboard
 from tq.web.exchange import Request, Response
-from tq.web.metrics import FAMILIES, OPENMETRICS, PART, TEXT, metrics_shown
+from tq.web.metrics import FAMILIES, OF_QUEUES, OPENMETRICS, PART, TEXT, metrics_shown
 from tq.web.server import Application
 from tq.web.server import Server as HttpServer
 from tq.web.sqs import _OPERATIONS, Endpoint
@@ -356,15 +356,13 @@ def test_no_client_makes_lines_of_its_own(server: Server) -> None:
         return bytes(chance.choice(letters) for _ in range(chance.randint(1, size)))
 
     server.request("POST", "/queues", {"name": "q"})
-    requests = b""
     methods = [*METHODS, "PROPFIND", "TRACE", "LOCK", "PURGE", "SUBSCRIBE"]
     for _ in range(300):
         method = chance.choice(methods).encode()
         path = chance.choice([b"/", b"/queues/", b"/queues/q/messages/", b"/000000000000/", b"/metrics/"]) + odd()
-        requests += b"%b %b HTTP/1.1\r\nHost: tq\r\n" % (method, path)
-        requests += b"X-Amz-Target: %b\r\n" % chance.choice([b"AmazonSQS." + odd(), b"AmazonSQS.SendMessage", odd()])
-        requests += b"Accept: %b\r\nAuthorization: Bearer %b\r\nContent-Length: 0\r\n\r\n" % (odd(), odd())
-    server.raw(requests, 60)
+        request = b"%b %b HTTP/1.1\r\nHost: tq\r\n" % (method, path)
+        request += b"X-Amz-Target: %b\r\n" % chance.choice([b"AmazonSQS." + odd(), b"AmazonSQS.SendMessage", odd()])
+        server.raw(request + b"Accept: %b\r\nAuthorization: Bearer %b\r\nContent-Length: 0\r\n\r\n" % (odd(), odd()))
     for _ in range(50):
         server.raw(odd(40) + b"\r\n\r\n")
         server.raw(b"GET /?Action=%b HTTP/1.1\r\nHost: tq\r\n\r\n" % odd())
@@ -384,7 +382,9 @@ def test_no_client_makes_lines_of_its_own(server: Server) -> None:
                 assert value in allowed.get(label, {value}), (label, value)
                 assert label != "code" or not value or value in codes or re.fullmatch(r"[A-Za-z.]+", value)
     requested = [sample for sample in found.series if sample[0] == "tq_http_requests_total"]
-    assert found("tq_http_requests_total") > 100
+    assert found("tq_http_requests_total") == 1 + 300 + 2 * 50
+    assert found("tq_http_requests_total", route="unknown") > 50
+    assert found("tq_http_requests_total", method="other", code="method_not_allowed") > 5
     assert len(requested) < 150
     assert len({code for name, labels in found.series for label, code in labels if label == "code"}) < 30
 
@@ -404,7 +404,10 @@ def test_labels_are_escaped() -> None:
 def test_of_many_queues_the_biggest_are_told() -> None:
     sample = {f"q{number}": figures(f"q{number}", number, sent=number) for number in range(1000)}
     metrics = Metrics()
-    series = series_of(parsed(ended(page(metrics, sample)).body, TEXT))
+    text = ended(page(metrics, sample)).body
+    assert [text.count(b"# TYPE %b " % family.name.encode()) for family in OF_QUEUES] == [1] * len(OF_QUEUES)
+    series = series_of(parsed(text, TEXT))
+    assert series_of(parsed(ended(page(metrics, sample, OPEN)).body, OPENMETRICS)).keys() >= series.keys()
     told = {value for name, labels in series for label, value in labels if label == "queue"}
     assert told == {f"q{number}" for number in range(1000 - TOLD_QUEUES, 1000)}
     assert series["tq_queues_left_out", frozenset()] == 1000 - TOLD_QUEUES
