@@ -30,16 +30,28 @@ PIPELINED = 8
 OLDEST_SAMPLE_S = 6.0  # the queues are sampled every 5 seconds: then all of them have lines
 
 
+SCRAPED = "scraped each second"
+# What each is called, and its version and flags. The first is what the others are compared with, and the second says
+# how much two servers differ that are the same.
+WAYS = (("plain", ROOT), ("plain, another", ROOT), (SCRAPED, ROOT), ("access log", ROOT, "--access-log"))
+
+
 class Way(Struct):
-    """One way to be watched, and for each round requests/s and the microseconds of the processor for one."""
+    """One way to be watched, by a server of its own.
+
+    For each round requests/s, and the microseconds of the processor for one.
+    """
 
     name: str
     server: ServerProcess
-    is_scraped: bool = False
     rates: list[float] = []
     costs: list[float] = []
     scrape_ms: list[float] = []
     scraped_bytes: int = 0
+
+    @property
+    def is_scraped(self) -> bool:
+        return self.name == SCRAPED
 
 
 @click.command()
@@ -53,12 +65,10 @@ def main(rounds: int, seconds: int, connections: int, queues: int, before: Path 
     """Print what scraping and the access log cost; with --before, also what this version costs."""
     with tempfile.TemporaryDirectory(prefix="tq-watched-", dir=parent) as made, ExitStack() as stack:
         directory = Path(made)
-        plain = stack.enter_context(_started(directory / "plain", queues))
-        logging = stack.enter_context(_started(directory / "logging", queues, "--access-log"))
-        ways = [Way("plain", plain), Way("scraped each second", plain, True), Way("access log", logging)]
-        if before:
-            other = stack.enter_context(_started(directory / "before", queues, root=before))
-            ways.append(Way(f"version in {before.name}", other))
+        ways = [
+            Way(name, stack.enter_context(_started(directory / str(number), queues, *flags, root=root)))
+            for number, (name, root, *flags) in enumerate(WAYS if before is None else (*WAYS, ("before", before)))
+        ]
         loader = choose_loader("auto", directory)
         time.sleep(OLDEST_SAMPLE_S)
         for number in range(rounds):

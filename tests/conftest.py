@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -33,6 +34,9 @@ from tq.settings import Settings
 from tq.store.memory import MemoryStore
 from tq.web.server import Application
 from tq.web.server import Server as HttpServer
+
+# A shell has what it starts in the background ignore Ctrl-C, and that is inherited by every process a test starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -32,8 +32,11 @@ from tq.errors import (
 )
 
 NUMBERS = itertools.count(1)
-CUT_REQUEST = [Plan(request_bytes=0), Plan(request_bytes=60), Plan(request_bytes=60, ending="fin")]
-CUT_ANSWER = [Plan(answer_bytes=0), Plan(answer_bytes=0, ending="fin"), Plan(answer_bytes=100)]
+# By default one cut of each kind: the others end connections in other ways.
+CUT_REQUEST = [Plan(request_bytes=60), Plan(request_bytes=0, ending="fin")]
+CUT_ANSWER = [Plan(answer_bytes=0), Plan(answer_bytes=100, ending="fin")]
+CUTS: list[Any] = [CUT_REQUEST[0], CUT_ANSWER[0]]
+CUTS += [pytest.param(plan, marks=pytest.mark.slow) for plan in (CUT_REQUEST[1], CUT_ANSWER[1])]
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +106,7 @@ def stored(server: Server, other: Any, queue: str) -> list[Any]:
 # --- sends -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("plan", [*CUT_REQUEST, *CUT_ANSWER], ids=repr)
+@pytest.mark.parametrize("plan", CUTS, ids=repr)
 def test_a_send_that_is_cut_is_repeated_and_stored_once(
     client: Any, cuts: Any, server: Server, other: Any, queue: str, plan: Plan
 ) -> None:
@@ -177,7 +180,7 @@ def test_a_client_that_does_not_retry_tries_once_and_makes_no_ids(kind: Any, cut
 # --- receives -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("plan", [*CUT_REQUEST, *CUT_ANSWER], ids=repr)
+@pytest.mark.parametrize("plan", CUTS, ids=repr)
 def test_a_lease_whose_answer_is_cut_is_asked_for_again(
     client: Any, cuts: Any, server: Server, other: Any, queue: str, plan: Plan
 ) -> None:
@@ -192,7 +195,7 @@ def test_a_lease_whose_answer_is_cut_is_asked_for_again(
     assert client.ack_many([one, two, three]) == [None] * 3
 
 
-@pytest.mark.parametrize("plan", [*CUT_REQUEST, *CUT_ANSWER], ids=repr)
+@pytest.mark.parametrize("plan", CUTS, ids=repr)
 def test_a_removal_is_not_repeated_where_it_may_have_been_done(
     client: Any, cuts: Any, server: Server, other: Any, queue: str, plan: Plan
 ) -> None:
@@ -208,7 +211,7 @@ def test_a_removal_is_not_repeated_where_it_may_have_been_done(
 # --- what becomes of leases -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("plan", [*CUT_REQUEST, *CUT_ANSWER], ids=repr)
+@pytest.mark.parametrize("plan", CUTS, ids=repr)
 def test_what_is_said_of_a_lease_is_repeated_and_the_answer_is_what_happened(
     client: Any, cuts: Any, server: Server, other: Any, queue: str, plan: Plan
 ) -> None:
@@ -275,7 +278,7 @@ def test_an_acknowledgement_that_was_not_done_is_told(
 # --- transactions -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("plan", [*CUT_REQUEST, *CUT_ANSWER], ids=repr)
+@pytest.mark.parametrize("plan", CUTS, ids=repr)
 def test_a_transaction_is_repeated_and_its_ids_are_found(
     client: Any, cuts: Any, server: Server, other: Any, queue: str, plan: Plan
 ) -> None:
@@ -316,7 +319,7 @@ def test_a_transaction_whose_messages_are_not_gone_was_not_done(
 # --- queues -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("plan", [CUT_REQUEST[1], CUT_ANSWER[0]], ids=repr)
+@pytest.mark.parametrize("plan", [CUT_REQUEST[0], CUT_ANSWER[0]], ids=repr)
 def test_of_what_concerns_queues_only_the_harmless_is_repeated(
     client: Any, cuts: Any, server: Server, other: Any, queue: str, plan: Plan
 ) -> None:
@@ -400,7 +403,7 @@ def test_an_outcome_that_is_unknown_is_not_repeated_where_that_may_do_harm(
 ) -> None:
     """And it is told as such; what only looks tells what the server said."""
     with Scripted(said) as scripted:
-        client = kind(scripted.url, retry_seconds=1)
+        client = kind(scripted.url, retry_seconds=0.5)
         with pytest.raises(OutcomeUnknown) as raised:
             client.purge("q")
         assert isinstance(raised.value.__cause__, cause)

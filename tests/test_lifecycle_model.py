@@ -393,7 +393,7 @@ def test_both_engines_do_as_the_model_does_at_length() -> None:
 
 def test_lifecycle_knows_every_command_and_query() -> None:
     """So that the one above misses none."""
-    by_the_broker = {model.GetStatus, model.GetHealth, model.GetHistory, model.ListHistory}
+    by_the_broker = {model.GetStatus, model.GetHealth, model.GetHistory, model.ListHistory, model.GetMetrics}
     known = {found for found in vars(model).values() if isinstance(found, type)}
     assert lifecycle._APPLY.keys() == {each for each in known if issubclass(each, model.Command)} - {model.Command}
     queries = {each for each in known if issubclass(each, model.Query)} - {model.Query}

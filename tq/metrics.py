@@ -86,6 +86,7 @@ class Metrics:
         self.handshakes_failed = 0
         self.gauges: dict[str, Callable[[], float]] = {}
         self.overview = Overview()
+        self.of_queues: dict[str, tuple[Overview, bytes]] = {}  # what was written of them, by format, until the next
 
     def outcomes(self, method: str, path: str = ROUTE_UNKNOWN) -> defaultdict[Outcome, int]:
         """Where requests of a route are counted; `path` is as the route has it."""

@@ -186,7 +186,8 @@ def _tell_start(settings: Settings, store: Store, urls: list[str]) -> None:
 
 
 def _stop(signum: signal.Signals, stop: asyncio.Event) -> None:
-    log.info("stopping: %(signal)s", {"event": "stopping", "signal": signum.name})
+    if not stop.is_set():  # a supervisor, or somebody who is impatient, may send many
+        log.info("stopping: %(signal)s", {"event": "stopping", "signal": signum.name})
     stop.set()
 
 

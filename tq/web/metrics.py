@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import platform
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from itertools import accumulate, islice
 from typing import Literal
 
@@ -318,21 +318,25 @@ FAMILIES = (
 )
 
 
-class ServerCollector(Collector):
-    """All metrics, in parts: a family of many samples comes several times. Those of the process are its last."""
+OF_QUEUES = tuple(family for family in FAMILIES if "queue" in family.labels)
+OF_THE_MOMENT = tuple(family for family in FAMILIES if family not in OF_QUEUES)
 
-    def __init__(self, seen: Seen) -> None:
+
+class ServerCollector(Collector):
+    """The metrics of these families, in parts: one of many samples comes several times."""
+
+    def __init__(self, seen: Seen, families: Iterable[Family]) -> None:
         self._seen = seen
+        self._families = families
 
     def collect(self) -> Iterator[Metric]:
-        for family in FAMILIES:
+        for family in self._families:
             values = family.values(self._seen)
             samples = (sample for labels, value in values for sample in _samples(family, labels, value))
             while part := list(islice(samples, PART)):
                 metric = Metric(family.name.removesuffix("_total"), family.help, family.kind, family.unit)
                 metric.samples = part
                 yield metric
-        yield from ProcessCollector(registry=None).collect()
 
 
 def _samples(family: Family, labels: tuple[str, ...], value: float | Histogram) -> Iterator[Sample]:
@@ -371,20 +375,32 @@ def metrics_shown(request: Request, found: tuple[Metrics, model.StorageInfo, Map
         overview = yield from follow(before, sample)
         if metrics.overview is before:  # else somebody else has asked meanwhile
             metrics.overview = overview
+    seen = Seen(metrics, storage, metrics.overview)
     is_open = _wants_openmetrics(request.headers.get("accept", ""))
-    write: Callable[[Collector], bytes] = as_openmetrics if is_open else as_text
+    write, content_type = (as_openmetrics, OPENMETRICS) if is_open else (as_text, TEXT)
+    process = write(ProcessCollector(registry=None))
+    text = yield from _written(write, ServerCollector(seen, OF_THE_MOMENT))
+    sampled, of_queues = metrics.of_queues.get(content_type, (None, b""))
+    if sampled is not seen.overview:
+        of_queues = yield from _written(write, ServerCollector(seen, OF_QUEUES))
+        metrics.of_queues[content_type] = seen.overview, of_queues
+    return Response(200, text + of_queues + process, content_type)
+
+
+def _written(write: Callable[[Collector], bytes], collector: Collector) -> Generator[None, None, bytes]:
+    """What it collects as text, but for the end of it."""
     text: list[bytes] = []
     name = ""
     written = 0
-    for metric in ServerCollector(Seen(metrics, storage, metrics.overview)).collect():
+    for metric in collector.collect():
         part = write(_Only(metric)).removesuffix(_END)
         text.append(part if metric.name != name else _without_comments(part))
         name = metric.name
         written += len(metric.samples)
         if written >= PART:
             written = 0
-            yield None
-    return Response(200, b"".join(text) + (_END if is_open else b""), OPENMETRICS if is_open else TEXT)
+            yield
+    return b"".join(text)
 
 
 def _without_comments(part: bytes) -> bytes:
