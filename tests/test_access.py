@@ -51,6 +51,7 @@ def test_each_request_has_a_line(start: Callable[..., Server]) -> None:
     server.request("OPTIONS", "/status")
     server.raw(b'GET /a%0d%0aB\\" HTTP/1.1\r\nHost: tq\r\n\r\n')
     server.raw(b"nonsense\r\n\r\n")
+    server.raw(b"GET http://me:secret@tq/status HTTP/1.1\r\nHost: tq\r\n\r\n")
     server.raw(b"".join(ask("POST", "/queues/q/messages", b'{"content":1}') for _ in range(50)))
     receipt = server.request("GET", "/queues/q/messages?visibility_timeout=9").json["receipt"]
     server.request("DELETE", f"/queues/q/messages/{receipt}")
@@ -65,6 +66,7 @@ def test_each_request_has_a_line(start: Callable[..., Server]) -> None:
     assert shown[4:6] == [("GET", "/nothing", "404"), ("OPTIONS", "/status", "204")]
     assert shown[6][:2] == ("GET", "/a%0d%0aB\\x5c\\x22")
     assert shown[7] == ("-", "-", "400")
+    assert shown.pop(8)[:2] == ("GET", "http://tq/status")
     assert shown[8:58] == [("POST", "/queues/q/messages", "201")] * 50
     assert shown[58:] == [("GET", "/queues/q/messages", "200"), ("DELETE", f"/queues/q/messages/{receipt}", "204")]
     assert "secret" not in errors

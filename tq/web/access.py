@@ -23,6 +23,7 @@ GATHER_S = 0.05  # so long a line waits for others
 STAMP_S = 0.001  # a time is written with no more than that, so requests that are closer share one
 
 _ODD = re.compile(r"[^\x21\x23-\x5b\x5d-\x7e]")  # whatever is not printable ASCII, and what quotes and escapes
+_CREDENTIALS = re.compile(r"^((?:[a-zA-Z]+:)?//)[^/]*@")  # of a target that is a whole address
 _TRACE = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?")  # W3C Trace Context, 3.2
 
 
@@ -64,7 +65,7 @@ class AccessLog:
             self._stamp,
             client,
             head.method or "-",
-            _ODD.sub(_escaped, head.path) or "-",
+            _ODD.sub(_escaped, _CREDENTIALS.sub(r"\1", head.path)) or "-",
             response.status,
             0 if head.method == "HEAD" else len(response.body),
             (time.perf_counter() - began_s) * 1000,
