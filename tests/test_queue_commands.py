@@ -53,7 +53,8 @@ def test_a_queue_is_made_listed_and_deleted(server: Server) -> None:
         "queue": "made.one", "max_receives": 7, "on_expiry": True, "on_receive": False}  # fmt: skip
     assert [each["name"] for each in well(run(server.url, "queues", "made.")).lines] == ["made.one", "made.two"]
     assert well(run(server.url, "delete", "made.two")).lines == [{"deleted": "made.two"}]
-    assert run(server.url, "delete", "made.two").code == EXIT_NO_QUEUE
+    gone = run(server.url, "delete", "made.two")
+    assert (gone.code, "tq create makes one" in gone.err) == (EXIT_NO_QUEUE, True)
     assert well(run(server.url, "queues", "made.")).lines == [shown(server, "made.one")]
     assert well(run(server.url, "queues", "no-such")).out == b""
 
@@ -171,7 +172,20 @@ def test_top_goes_on_when_the_server_is_away(start: Callable[..., Server]) -> No
 
 
 def test_top_of_no_server_ends(server: Server) -> None:
-    assert run("http://127.0.0.1:1", "top", "--once").code == EXIT_UNREACHABLE
+    ran = run("http://127.0.0.1:1", "top", "--once")
+    assert (ran.code, "see that tq serve runs there" in ran.err) == (EXIT_UNREACHABLE, True)
+
+
+def test_a_command_that_is_mistyped_gets_the_nearest_one(server: Server) -> None:
+    ran = run(server.url, "sned")
+    assert (ran.code, "Did you mean 'send'?" in ran.err) == (EXIT_USAGE, True)
+    far = run(server.url, "xyzzy")
+    assert (far.code, "Did you mean" in far.err) == (EXIT_USAGE, False)
+
+
+def test_a_priority_out_of_range_is_named_by_its_option(server: Server, queue: str) -> None:
+    ran = run(server.url, "send", queue, "x", "--priority", "10")
+    assert (ran.code, "'--priority'" in ran.err) == (EXIT_USAGE, True)
 
 
 # --- bench -------------------------------------------------------------

@@ -109,7 +109,7 @@ def test_an_answer_that_is_lost_doubles_nothing(server: Server, queue: str) -> N
     ("arguments", "code", "word"),
     [
         (("send", "nowhere", "x"), EXIT_NO_QUEUE, "nowhere"),
-        (("send", "Q", "x", "--priority", "12"), EXIT_REFUSED, "priority"),
+        (("send", "Q", "x", "--ttl", "-1"), EXIT_REFUSED, "ttl"),
         (("send", "Q", "{", "--content-json"), EXIT_USAGE, "cannot be sent"),
         (("send", "Q", "1,2", "--content-json"), EXIT_USAGE, "cannot be sent"),
         (("send", "Q", "x", "--url", "ftp://a"), EXIT_USAGE, "--url"),

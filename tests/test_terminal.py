@@ -67,6 +67,16 @@ def test_no_bytes_drive_the_terminal_and_none_are_lost(server: Server, queue: st
     assert "\x1b" not in text
 
 
+def test_a_list_of_no_queues_says_so(server: Server) -> None:
+    assert plain(shown(server, "queues", "no-such")) == "No queue has a name that begins with 'no-such'.\n"
+
+
+def test_a_bench_of_no_server_prints_no_heading() -> None:
+    with Terminal("http://127.0.0.1:1", "bench", "http://127.0.0.1:1") as terminal:
+        ran = terminal.end()
+    assert b"a second" not in ran.out
+
+
 def test_no_error_drives_the_terminal(server: Server) -> None:
     with Terminal(server.url, "send", "x\x1b[2J", "y") as terminal:
         ran = terminal.end()

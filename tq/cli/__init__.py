@@ -14,6 +14,7 @@ of has modules of its own:
 from __future__ import annotations
 
 import os
+from difflib import get_close_matches
 from importlib import import_module
 
 import click
@@ -65,6 +66,14 @@ class _Commands(click.Group):
         module, _, attribute = _PLACES[name].partition(":")
         command: click.Command = getattr(import_module(f"tq.cli.{module}"), attribute)
         return command
+
+    def resolve_command(
+        self, context: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        near = get_close_matches(args[0], _PLACES, n=1)
+        if args[0] not in _PLACES and near:
+            context.fail(f"No such command {args[0]!r}. Did you mean {near[0]!r}?")
+        return super().resolve_command(context, args)
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         for title, section in COMMANDS.items():

@@ -41,6 +41,8 @@ def bench(url: str, token: str | None, as_json: bool, connections: int, seconds:
     is_seen = is_for_people(as_json)
 
     def take(name: str, part: Found) -> None:
+        if is_seen and not found:
+            click.echo(f"{'':<12}{'a second':>10}" + "".join([f"{title:>9}" for title in PERCENTILES]))
         found[name] = part
         if is_seen:
             click.echo(_row(name, part))
@@ -116,4 +118,4 @@ def _account(found: dict[str, Found], connections: int, size: int) -> str:
     said = f"{connections} connections, contents of {size:,} bytes. The load took up to {most:.2f} of a core"
     if most >= FULL_CORE:
         return f"{said}, all that one process can: the server may be faster than this."
-    return f"{said}, which the server has not where both are on one machine."
+    return f"{said}, which the server had to do without if it runs on this machine."

@@ -57,6 +57,9 @@ def queues(place: Place, prefix: str, as_json: bool) -> None:
         for queue in found:
             print_json(_said(queue))
         return
+    if not found:
+        click.echo(f"No queue has a name that begins with {prefix!r}." if prefix else "There are no queues.")
+        return
     titles = ("queue", "ready", "in flight", "delayed", "blocked", "oldest", "size", "dead letters to")
     print_table(titles, map(_row, found), spared=("dead letters to", "size", "blocked", "delayed", "in flight"))
 

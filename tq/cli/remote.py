@@ -104,12 +104,15 @@ def talking(place: Place) -> Iterator[None]:
 
 def told(error: TqError, place: Place) -> tuple[str, int]:
     """The sentence and the exit code."""
-    from tq.client import NoAnswer
+    from tq.client import NoAnswer, Unreachable
 
     detail = error.detail.rstrip(".")
     if isinstance(error, NoAnswer):
-        return f"{place.url}: {detail}.", EXIT_UNREACHABLE
-    return f"{detail}.", EXIT_NO_QUEUE if isinstance(error, QueueNotFound) else EXIT_REFUSED
+        hint = "; see that tq serve runs there, or say --url or TQ_URL" if isinstance(error, Unreachable) else ""
+        return f"{place.url}: {detail}{hint}.", EXIT_UNREACHABLE
+    if isinstance(error, QueueNotFound):
+        return f"{detail}; tq queues lists those there are, and tq create makes one.", EXIT_NO_QUEUE
+    return f"{detail}.", EXIT_REFUSED
 
 
 def passes(error: TqError) -> bool:

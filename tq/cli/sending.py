@@ -33,7 +33,7 @@ def _headers(_context: click.Context, _option: click.Parameter, values: tuple[st
 @click.option("--content-type", metavar="TYPE", help="The input is bytes of this media type.")
 @click.option("--delay", type=float, help="Seconds before it can be received.")
 @click.option("--ttl", type=float, help="Seconds after which it expires.")
-@click.option("--priority", type=int, help="0 to 9; 9 is received first.")
+@click.option("--priority", type=click.IntRange(0, 9), help="9 is received first.")
 @click.option("--group", help="Messages of a group are received one at a time, in order.")
 @click.option("--dedup-id", help="A second message with it is not stored.")
 @click.option("--header", "headers", multiple=True, callback=_headers, metavar="NAME=VALUE", help="Can be repeated.")
