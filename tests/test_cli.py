@@ -245,6 +245,17 @@ def test_a_data_dir_of_an_unknown_format_is_named(tmp_path: Path) -> None:
     assert_refused(run("--port", "0", "--data-dir", str(tmp_path)), EXIT_DATA, "tq 99", "--data-dir")
 
 
+def test_no_thread_but_the_main_one_takes_a_signal_that_stops(server: Server) -> None:
+    """Else one that comes while the process ends would end it otherwise than in order."""
+    assert server.request("GET", "/readyz").status == 200  # the first commit, which has made the writer's thread
+    threads = {path.parent.name: path.read_text() for path in Path(f"/proc/{server.process.pid}/task").glob("*/status")}
+    del threads[str(server.process.pid)]
+    assert len(threads) >= 2
+    for status in threads.values():
+        blocked = int(status.partition("SigBlk:")[2].split()[0], 16)
+        assert all(blocked >> (signum - 1) & 1 for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)), status
+
+
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_a_stop_finishes_what_is_in_hand(start: Callable[..., Server], signum: signal.Signals) -> None:
     """A request whose body is half sent when the signal comes is still answered, and its message is kept."""

@@ -20,6 +20,7 @@ import os
 import queue
 import re
 import select
+import signal
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
@@ -33,6 +34,9 @@ MAX_ALIKE = 10  # a second, of those that have their text in common
 MAX_ACCESS_LINES = 50_000  # that wait: one to ten seconds of requests, about 8 MB
 LOOK_S = 1.0  # how often it is looked whether lines were left out
 FLUSH_S = 1.0  # so long whoever ends waits for what is still to be written
+
+# Are for the main thread. It blocks them when it ends, and one that another thread took would end the process then.
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 LOGGER = "tq"  # what lines are said to be of that are of no part of the server
 _CONTROL = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029]")  # all but the end of a line
@@ -139,6 +143,7 @@ class StderrHandler(logging.Handler):
         super().close()
 
     def _write_lines(self) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         line: str | Sequence[bytes] | Event | None = ""
         while line is not None:
             try:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -24,6 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 
 from tq.errors import Overloaded, StorageFailed
+from tq.logs import SIGNALS
 from tq.metrics import Metrics
 from tq.model import Command, Tick, Ticked
 from tq.store import Store
@@ -78,7 +80,7 @@ class Writer(Generic[E]):
         self._max_commands = max_waiting_commands
         self._max_bytes = max_waiting_bytes
         self._loop = asyncio.get_running_loop()
-        self._thread = ThreadPoolExecutor(1, "tq-writer")
+        self._thread = ThreadPoolExecutor(1, "tq-writer", signal.pthread_sigmask, (signal.SIG_BLOCK, SIGNALS))
         self._waiting: deque[E] = deque()
         self._waiting_bytes = 0
         self._came_s = 0.0
