@@ -227,6 +227,9 @@ def test_what_becomes_of_a_leased_message(client: Any, queue: str) -> None:
         client.ack(client.receive(queue, remove=True) or client.message(queue, client.send(queue, 3).id))
     with pytest.raises(ValueError, match="release"):
         client.extend(dead, 0)
+    for settle in (client.ack, lambda message: client.ack_many([message])):
+        with pytest.raises(TypeError, match="None is no message"):
+            settle(client.receive(f"{queue}-dead"))
 
 
 def test_many_are_settled_each_for_itself(client: Any, queue: str) -> None:

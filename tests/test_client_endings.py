@@ -24,7 +24,10 @@ from tests.guarded import Guarded
 from tests.harness import ROOT, Server, settle, sound_server, wait_until
 from tests.proxy import Plan, Proxy
 from tests.scraped import Scraped
-from tq.client import AsyncClient, Client, OutcomeUnknown
+from tq.client import AsyncClient, Client, OutcomeUnknown, tasks, threads
+from tq.client.calls import Call
+from tq.client.leases import Leases
+from tq.client.retrying import Tries
 from tq.errors import Unauthenticated
 
 NUMBERS = itertools.count(1)
@@ -174,7 +177,22 @@ with messages:
 """
 
 
-def run(server: Server, queue: str, how: str) -> subprocess.Popen[bytes]:
+@pytest.fixture
+def run() -> Iterator[Callable[[Server, str, str], subprocess.Popen[bytes]]]:
+    """Starts programs that consume; none outlives the test."""
+    running: list[subprocess.Popen[bytes]] = []
+
+    def start_program(server: Server, queue: str, how: str) -> subprocess.Popen[bytes]:
+        running.append(_program(server, queue, how))
+        return running[-1]
+
+    yield start_program
+    for process in running:
+        process.kill()
+        process.communicate()
+
+
+def _program(server: Server, queue: str, how: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-c", SCRIPT, server.url, queue, how],
         cwd=ROOT,
@@ -192,7 +210,14 @@ def run(server: Server, queue: str, how: str) -> subprocess.Popen[bytes]:
     ],
 )
 def test_a_signal_ends_it_and_gives_all_back(
-    server: Server, other: Client, queue: str, how: str, sent: int, exit_code: int, left: tuple[int, int, int]
+    server: Server,
+    other: Client,
+    queue: str,
+    run: Any,
+    how: str,
+    sent: int,
+    exit_code: int,
+    left: tuple[int, int, int],
 ) -> None:
     """Also while it waits for a message. What is in hand is given back when it is interrupted."""
     other.send_batch(queue, ["first", "second"])
@@ -210,7 +235,7 @@ def test_a_signal_ends_it_and_gives_all_back(
 
 @pytest.mark.parametrize(("how", "exit_code"), [("exit", 3), ("uncaught", 1)])
 def test_the_end_of_the_program_gives_all_back(
-    server: Server, other: Client, queue: str, how: str, exit_code: int
+    server: Server, other: Client, queue: str, run: Any, how: str, exit_code: int
 ) -> None:
     other.send_batch(queue, range(5))
     process = run(server, queue, how)
@@ -219,7 +244,7 @@ def test_the_end_of_the_program_gives_all_back(
     assert state(other, queue) == (5, 0, 0)
 
 
-def test_a_consumer_that_is_killed_loses_nothing(server: Server, other: Client, queue: str) -> None:
+def test_a_consumer_that_is_killed_loses_nothing(server: Server, other: Client, queue: str, run: Any) -> None:
     """Its leases end by themselves."""
     other.send_batch(queue, range(3))
     process = run(server, queue, "busy")
@@ -380,3 +405,35 @@ def test_more_leases_than_are_allowed_are_waited_for(kind: Any, other: Client, s
     client.handle(queue, body)
     client.close()
     assert seen == list(range(6))
+
+
+# --- pauses -----------------------------------------------------------------
+
+
+def long_pause() -> Tries:
+    tries = Tries(Call("POST", "/"), 100, 10)
+    tries.pause_s = 60  # as a server may want it
+    return tries
+
+
+def test_a_thread_that_pauses_is_not_waited_for_longer_than_is_tried() -> None:
+    leases = Leases("q", 30, 10, 20, 0.2)
+    consuming = threads.Threads(Client(), leases)
+    timer = threading.Timer(0.1, leases.give_all_back)
+    timer.start()
+    began_s = time.monotonic()
+    with pytest.raises(threads.Stopped):
+        consuming._pause_round(long_pause())
+    assert time.monotonic() - began_s < 10
+    timer.join()
+
+
+def test_a_task_that_pauses_is_not_waited_for_longer_than_is_tried() -> None:
+    async def pause() -> None:
+        leases = Leases("q", 30, 10, 20, 0.2)
+        client = AsyncClient()
+        asyncio.get_running_loop().call_later(0.1, leases.give_all_back)
+        with pytest.raises(tasks.Stopped):
+            await tasks.Tasks(client, leases)._pause_round(long_pause())
+
+    asyncio.run(asyncio.wait_for(pause(), 10))

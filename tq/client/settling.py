@@ -60,7 +60,8 @@ class _Changed(Struct):
 
 def settle_one(action: Action, message: Message) -> Steps[Message]:
     """The message as it is then. Raises MessageNotFound, StaleReceipt, QueueNotFound, OutcomeUnknown."""
-    target = queue_path(message.queue, "messages", receipt_of(message))
+    receipt = receipt_of(message)
+    target = queue_path(message.queue, "messages", receipt)
     if action.kind == "receipts":
         answer = yield Call("DELETE", target, repeat_s=FREELY)
     else:
@@ -79,6 +80,7 @@ def settle_many(action: Action, messages: Sequence[Message]) -> Steps[list[Messa
     results: dict[int, Message | TqError] = {}
     places: dict[str, list[int]] = {}
     for place, message in enumerate(messages):
+        receipt_of(message)
         places.setdefault(message.queue, []).append(place)
     for queue, there in places.items():
         for first in range(0, len(there), MAX_AT_ONCE):
@@ -126,6 +128,9 @@ def judged(kind: Kind, error: TqError, is_repeated: bool, leased_until_s: float)
 
 
 def receipt_of(message: Message) -> str:
+    """Raises TypeError for what is no message, as the None of a receive that found none, and ValueError without one."""
+    if not isinstance(message, Message):
+        raise TypeError(f"{message!r} is no message that was received.")
     if not message.receipt:
         raise ValueError(f"Message {message.id} of {message.queue!r} has no receipt: it was received without a lease.")
     return message.receipt

@@ -179,11 +179,17 @@ class Tasks:
         return True
 
     async def _pause_round(self, tries: Tries) -> None:
-        if self.leases.over_s < monotonic() + tries.pause_s:
-            raise Stopped
+        """Raises Stopped when time is over before it is, also where that is said meanwhile."""
+        until_s = monotonic() + tries.pause_s
         if tries.count == 1:
             LOG.warning("leases can be neither extended nor ended at the moment: %s", tries.why)
-        await asyncio.sleep(tries.pause_s)
+        bell = self._bells["keeper"]
+        while (left_s := min(until_s, self.leases.over_s) - monotonic()) > 0:
+            bell.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(bell.wait(), left_s)
+        if self.leases.over_s < until_s:
+            raise Stopped
 
 
 class AsyncMessages:

@@ -159,12 +159,15 @@ class Threads:
             return True
 
     def _pause_round(self, tries: Tries) -> None:
+        """Raises Stopped when time is over before it is, also where that is said meanwhile."""
         with self.leases.lock:
-            if self.leases.over_s < monotonic() + tries.pause_s:
-                raise Stopped
+            until_s = monotonic() + tries.pause_s
             if tries.count == 1:
                 LOG.warning("leases can be neither extended nor ended at the moment: %s", tries.why)
-        threading.Event().wait(tries.pause_s)
+            while (left_s := min(until_s, self.leases.over_s) - monotonic()) > 0:
+                self._bells["keeper"].wait(left_s)
+            if self.leases.over_s < until_s:
+                raise Stopped
 
 
 class Messages:
