@@ -48,8 +48,6 @@ def bench(url: str, token: str | None, as_json: bool, connections: int, seconds:
             click.echo(_row(name, part))
 
     with talking(place):
-        if is_seen:
-            click.echo(f"{'':<12}{'a second':>10}" + "".join([f"{name:>9}" for name in PERCENTILES]))
         _load_a_queue(place, connections, seconds, size, take)
         if is_seen:
             click.echo(_account(found, connections, size))
